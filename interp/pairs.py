@@ -1,13 +1,8 @@
 """A contrast pair: one prompt, two responses that differ in the concept."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-Message = Mapping[str, str]
-"""``{"role": "user" | "assistant" | "system", "content": text}``."""
-
-Prompt = str | Sequence[Message]
-"""A text, rendered as one user turn where the model has a chat template; or the turns themselves."""
+from hooks.chat import Prompt
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,234 @@
+"""Write edits into a running model, keep a receipt, and restore the model afterwards."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from hooks.edits import Edit
+from hooks.errors import EmptySelectionError, InputError
+from hooks.language_model import LanguageModel
+from hooks.positions import Frame, Positions
+from hooks.receipts import Receipt
+from hooks.sites import Site
+from hooks.taps import Tap, tapped
+from hooks.tracker import Tracker
+
+Edits = Sequence[Edit] | Sequence[Sequence[Edit]]
+"""Edits of every row; or one list for each row, in the order the rows enter."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Edits of one kind, site and positions: one for all rows, or at most one for each."""
+
+    site: Site
+    edit: Edit
+    positions: Positions
+    parameters: tuple[Tensor, ...]
+    place: dict[int, int] | None
+    """Row number to place in ``parameters``; None when one edit serves every row."""
+
+
+@dataclass(frozen=True)
+class _Written:
+    """The cells of one group in one forward pass, still on the model's device."""
+
+    group: _Group
+    row: Int[Tensor, " batch"]
+    position: Int[Tensor, "batch chunk"]
+    mask: Bool[Tensor, "batch chunk"]
+    ratio: Float[Tensor, "batch chunk"]
+
+
+class Injection:
+    """An open set of edits. ``tracker`` follows the rows; :meth:`receipt` says what was written."""
+
+    def __init__(self, lm: LanguageModel, edits: Edits) -> None:
+        self._groups = _compile(lm, edits)
+        texts = {text for groups in self._groups.values() for g in groups for text in g.positions.texts}
+        self.tracker = Tracker(texts, lambda ids: str(lm.tokenizer.decode(ids)))
+        self._frame: Frame | None = None
+        self._selected: dict[Positions, Tensor] = {}
+        self._places: dict[int, tuple[Tensor, Tensor] | None] = {}
+        self._written: list[_Written] = []
+
+    @property
+    def taps(self) -> dict[Site, Tap]:
+        """One tap for each edited site."""
+        return {site: self._tap(groups) for site, groups in self._groups.items()}
+
+    def enter(
+        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Forward pre-hook of the whole model: find out which tokens this pass holds."""
+        before = None if self._frame is None else self._frame.row
+        self._frame = self.tracker.frame(args, kwargs)
+        self._selected.clear()
+        if before is not self._frame.row:
+            self._places.clear()
+
+    def _tap(self, groups: Sequence[_Group]) -> Tap:
+        def tap(h: Tensor) -> Tensor | None:
+            new = h
+            for group in groups:
+                new = self._write(group, new)
+            return None if new is h else new
+
+        return tap
+
+    def _write(self, group: _Group, h: Tensor) -> Tensor:
+        assert self._frame is not None, "a site fired before the model was entered"
+        frame = self._frame
+        if group.positions not in self._selected:
+            self._selected[group.positions] = group.positions.select(frame)
+        mask, position, row = self._selected[group.positions], frame.position, frame.row
+        parameters = group.parameters
+        if group.place is None:
+            before = h.float()
+            after = torch.where(mask[..., None], group.edit.apply(before, position, *parameters), before)
+            out = after.to(h.dtype)
+        else:
+            found = self._rows_of(group, frame)
+            if found is None:
+                return h
+            here, place = found
+            mask, position, row, before = mask[here], position[here], row[here], h[here].float()
+            parameters = tuple(p[place] for p in parameters)
+            after = torch.where(mask[..., None], group.edit.apply(before, position, *parameters), before)
+            out = h.index_copy(0, here, after.to(h.dtype))
+        ratio = (after - before).norm(dim=-1) / before.norm(dim=-1).clamp(min=1e-12)
+        self._written.append(_Written(group, row, position, mask, ratio))
+        return out
+
+    def _rows_of(self, group: _Group, frame: Frame) -> tuple[Tensor, Tensor] | None:
+        """Places in the batch of the rows that carry this group's edits, and in its parameters."""
+        assert group.place is not None
+        if id(group) not in self._places:
+            numbers = frame.row.tolist()
+            pairs = [(i, group.place[n]) for i, n in enumerate(numbers) if n in group.place]
+            device = frame.row.device
+            self._places[id(group)] = (
+                None
+                if not pairs
+                else (
+                    torch.tensor([i for i, _ in pairs], device=device),
+                    torch.tensor([p for _, p in pairs], device=device),
+                )
+            )
+        return self._places[id(group)]
+
+    def receipt(self) -> Receipt:
+        """What has been written so far.
+
+        Raises:
+            EmptySelectionError: if rows carried an edit whose positions matched none of their tokens.
+        """
+        self.tracker.finish()
+        sites = tuple(sorted(self._groups))
+        columns: dict[str, list[np.ndarray]] = defaultdict(list)
+        total: dict[int, int] = defaultdict(int)
+        for entry in self._written:
+            cells = entry.mask.cpu()
+            count = int(cells.sum())
+            total[id(entry.group)] += count
+            columns["row"].append(entry.row.cpu()[:, None].expand_as(cells)[cells].numpy())
+            columns["position"].append(entry.position.cpu()[cells].numpy())
+            columns["ratio"].append(entry.ratio.cpu()[cells].float().numpy())
+            columns["site"].append(np.full(count, sites.index(entry.group.site), dtype=np.int64))
+        for site, groups in self._groups.items():
+            for group in groups:
+                ran = group.place is None or group.place.keys() & self.tracker.seen.keys()
+                if self.tracker.seen and ran and not total[id(group)]:
+                    raise EmptySelectionError(
+                        f"{type(group.edit).__name__} at {site} asked for positions {group.positions}, "
+                        f"and none of the {len(self.tracker.seen)} rows has such a token (longest "
+                        f"prompt {max(self.tracker.rows.values())}, longest row "
+                        f"{max(self.tracker.seen.values())}). `all`, `prompt` and `generated` always "
+                        "match."
+                    )
+
+        def join(name: str, dtype: type) -> np.ndarray:
+            return np.concatenate(columns[name]) if columns[name] else np.empty(0, dtype)
+
+        return Receipt(
+            sites=sites,
+            site=join("site", np.int64),
+            row=join("row", np.int64),
+            position=join("position", np.int64),
+            ratio=join("ratio", np.float32),
+            prompt_length=dict(self.tracker.rows),
+            given_length=dict(self.tracker.given),
+            seen=dict(self.tracker.seen),
+            found={text: dict(at) for text, at in self.tracker.found.items()},
+        )
+
+
+@contextmanager
+def inject(lm: LanguageModel, edits: Edits) -> Iterator[Injection]:
+    """Apply ``edits`` to every forward pass of ``lm.model`` while the block is open.
+
+    Works around your own calls, ``model.generate`` included. The prompt of a row is what its first
+    pass holds; for text that already contains a response, announce it first:
+    ``injection.tracker.begin(batch.row, batch.prompt_length)``.
+
+    Args:
+        edits: One list for every row, or one list for each row in the order the rows enter.
+
+    Yields:
+        The open injection; ``injection.receipt()`` says what was written.
+
+    Raises:
+        VectorError, SiteNotFoundError: before anything runs.
+        EmptySelectionError: at the end, if an edit matched no token of any of its rows.
+
+    Example:
+        >>> with inject(lm, [Add(Site(12, "resid_post"), vector)]) as injection:
+        ...     lm.model.generate(**inputs)
+        >>> injection.receipt().check(generated)
+    """
+    injection = Injection(lm, edits)
+    with ExitStack() as stack:
+        handle = lm.model.base_model.register_forward_pre_hook(injection.enter, with_kwargs=True)
+        stack.callback(handle.remove)
+        stack.enter_context(tapped(lm.anatomy, injection.taps))
+        yield injection
+    injection.receipt()
+
+
+def _compile(lm: LanguageModel, edits: Edits) -> dict[Site, list[_Group]]:
+    """Check every edit, and stack those of a kind."""
+    per_row = [list(e) for e in edits if not isinstance(e, Edit)]
+    if per_row and len(per_row) != len(edits):
+        raise InputError("Pass edits for every row, or a list of edits for each row; not a mixture.")
+    groups: dict[Site, list[_Group]] = defaultdict(list)
+    if not per_row:
+        for edit in edits:
+            assert isinstance(edit, Edit)
+            site = _checked(lm, edit)
+            stacked = tuple(p[None].to(lm.device) for p in edit.parameters())
+            groups[site].append(_Group(site, edit, edit.positions, stacked, None))
+        return dict(groups)
+    for place_in_list in range(max(map(len, per_row))):
+        alike: dict[tuple[Site, Positions, Hashable], list[tuple[int, Edit]]] = defaultdict(list)
+        for row, row_edits in enumerate(per_row):
+            if place_in_list < len(row_edits):
+                edit = row_edits[place_in_list]
+                alike[_checked(lm, edit), edit.positions, edit.group].append((row, edit))
+        for (site, positions, _), members in alike.items():
+            columns = zip(*(edit.parameters() for _, edit in members), strict=True)
+            stacked = tuple(torch.stack(column).to(lm.device) for column in columns)
+            place = {row: i for i, (row, _) in enumerate(members)}
+            groups[site].append(_Group(site, members[0][1], positions, stacked, place))
+    return dict(groups)
+
+
+def _checked(lm: LanguageModel, edit: Edit) -> Site:
+    edit.check(lm.d_model)
+    return lm.anatomy.resolve(edit.site)

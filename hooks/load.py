@@ -1,0 +1,121 @@
+"""From a name to a model that may be trusted: hub id, folder, GGUF file, or the bundled one."""
+
+import difflib
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import HFValidationError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from hooks.anatomy import find_anatomy
+from hooks.errors import InputError, ModelNotFoundError
+from hooks.gguf import BUNDLED, as_folder, bundled_gguf
+from hooks.language_model import LanguageModel
+from hooks.self_check import self_check
+
+
+def load(
+    name: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> LanguageModel:
+    """Load a model and its tokenizer, find its sites, and check that they mean what they say.
+
+    Prints nothing. The bundled ``smollm2-135m-instruct`` and ``.gguf`` files need no network; they
+    are dequantised to float32 once and kept in ``$UNLATCH_CACHE`` (default ``~/.cache/unlatch``).
+
+    Args:
+        name: A hub id, a local folder, a ``.gguf`` file, or ``smollm2-135m-instruct``.
+        device: Where to put it; None takes a GPU where there is one.
+        dtype: As in transformers; "auto" takes the checkpoint's own.
+        trust_remote_code: Run the model repository's own Python code. Leave it off unless you
+            have read that code.
+
+    Raises:
+        ModelNotFoundError: if there is no such model, or the hub cannot be reached.
+        ModelRefusedError: if it fails the self-check, with what failed.
+    """
+    source = _source(str(name))
+    quiet = _Quiet()
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        with quiet:
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+    except (OSError, HFValidationError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ModelNotFoundError(
+            f"Cannot load {str(name)!r} as a causal language model: {reason}{_hint(str(name))}"
+        ) from error
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(device).eval()
+    return adopt(model, tokenizer, name=str(name))
+
+
+def adopt(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str | None = None
+) -> LanguageModel:
+    """Take a model that is already in memory, as it is; it must be in eval mode.
+
+    Raises:
+        InputError: for a model in training mode.
+        ModelRefusedError: if it fails the self-check, with what failed.
+    """
+    if model.training:
+        raise InputError(
+            "The model is in training mode, where dropout makes every pass differ; call model.eval()."
+        )
+    called = name or str(model.config.name_or_path or type(model).__name__)
+    lm = LanguageModel(model, tokenizer, find_anatomy(model), called)
+    self_check(lm).require()
+    return lm
+
+
+def _source(name: str) -> str:
+    """The folder or hub id behind a name."""
+    if name == BUNDLED:
+        return str(as_folder(bundled_gguf()))
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelNotFoundError(f"No file {path}. Pass the path of an existing .gguf file.")
+        return str(as_folder(path))
+    if path.is_dir():
+        return str(path)
+    if path.is_absolute() or name.startswith((".", "~")):
+        raise ModelNotFoundError(f"No folder {path}. Pass a folder that holds config.json.")
+    return name
+
+
+def _hint(name: str) -> str:
+    if difflib.get_close_matches(name.lower(), [BUNDLED], cutoff=0.6):
+        return f" Did you mean {BUNDLED}?"
+    return (
+        f" A name is a hub id such as Qwen/Qwen3-0.6B (which needs the network once), a local folder, "
+        f"a .gguf file, or {BUNDLED}."
+    )
+
+
+class _Quiet:
+    """Silence transformers' progress bars and notes while a model loads."""
+
+    def __enter__(self) -> None:
+        self._bars = transformers_logging.is_progress_bar_enabled()
+        self._level = transformers_logging.get_verbosity()
+        transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
+
+    def __exit__(self, *_: object) -> None:
+        transformers_logging.set_verbosity(self._level)
+        if self._bars:
+            transformers_logging.enable_progress_bar()

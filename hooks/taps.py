@@ -1,0 +1,81 @@
+"""Read or rewrite the tensor at a site while the model runs: the one place that registers hooks."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hooks.anatomy import Anatomy, Block, first, with_first
+from hooks.sites import Site
+
+Tap = Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch pos d_model"] | None]
+"""Given the tensor at a site; returns what to put there, or None to leave it."""
+
+
+@contextmanager
+def tapped(anatomy: Anatomy, taps: Mapping[Site, Tap]) -> Iterator[None]:
+    """Call each tap whenever the model computes its site; remove every hook on the way out.
+
+    ``resid_mid`` is not the output of any module: it is read as ``resid_pre + attn_out``, and
+    written by moving ``attn_out`` by the difference. Taps of one block fire in the order of the
+    computation: ``resid_pre, attn_out, resid_mid, mlp_out, resid_post``.
+    """
+    by_layer: dict[int, dict[str, Tap]] = defaultdict(dict)
+    for site, tap in taps.items():
+        site = anatomy.resolve(site)
+        by_layer[site.layer][site.kind] = tap
+    with ExitStack() as stack:
+        for layer, wanted in by_layer.items():
+            _attach(stack, anatomy.blocks[layer], wanted)
+        yield
+
+
+def _attach(stack: ExitStack, block: Block, wanted: Mapping[str, Tap]) -> None:
+    entering: list[Tensor] = []
+
+    def on_input(
+        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        resid = args[0] if args else kwargs["hidden_states"]
+        if (tap := wanted.get("resid_pre")) is not None and (new := tap(resid)) is not None:
+            resid = new
+        entering[:] = [resid]
+        if args:
+            return (resid, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": resid}
+
+    def on_attention(_module: nn.Module, _args: object, out: Tensor | tuple[Tensor, ...]) -> object:
+        value = first(out)
+        if (tap := wanted.get("attn_out")) is not None and (new := tap(value)) is not None:
+            value = new
+        if (tap := wanted.get("resid_mid")) is not None:
+            mid = entering[0] + value
+            if (new := tap(mid)) is not None:
+                value = value + (new - mid)
+        return with_first(out, value)
+
+    def on_output(kind: str) -> Callable[..., object]:
+        def hook(_module: nn.Module, _args: object, out: Tensor | tuple[Tensor, ...]) -> object:
+            new = wanted[kind](first(out))
+            return None if new is None else with_first(out, new)
+
+        return hook
+
+    if wanted.keys() & {"resid_pre", "resid_mid"}:
+        handle = block.module.register_forward_pre_hook(on_input, with_kwargs=True)
+        stack.callback(handle.remove)
+    if wanted.keys() & {"attn_out", "resid_mid"}:
+        stack.callback(block.attention.register_forward_hook(on_attention).remove)
+    if "mlp_out" in wanted:
+        stack.callback(block.mlp.register_forward_hook(on_output("mlp_out")).remove)
+    if "resid_post" in wanted:
+        stack.callback(block.module.register_forward_hook(on_output("resid_post")).remove)
+
+
+def deepest(sites: Sequence[Site]) -> Site:
+    """The site that the model computes last."""
+    order = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+    return max(sites, key=lambda site: (site.layer, order.index(site.kind)))

@@ -1,0 +1,144 @@
+"""Follow the rows of a run through its forward passes, so that each knows its absolute positions."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from hooks.errors import InputError
+from hooks.positions import NEVER, Frame
+
+Decode = Callable[[Sequence[int]], str]
+
+
+class Tracker:
+    """Turns the inputs of each forward pass into a :class:`Frame`.
+
+    A pass with an empty cache starts new rows; a pass with a filled one continues them. Rows are
+    numbered in the order they enter unless :meth:`begin` says otherwise.
+    """
+
+    def __init__(self, texts: Iterable[str], decode: Decode) -> None:
+        self._decode = decode
+        self._started = 0
+        self._announced: tuple[Tensor, Tensor | None] | None = None
+        self._row = self._prompt_length = self._given_length = torch.empty(0, dtype=torch.long)
+        self._latest = self._row[:, None]
+        self._completed: dict[str, Tensor] = dict.fromkeys(texts, self._row)
+        self._tokens: list[list[int]] = []
+        self.rows: dict[int, int] = {}
+        """Prompt length of every row seen, by number."""
+        self.given: dict[int, int] = {}
+        self.seen: dict[int, int] = {}
+        """Tokens of each row that went through the model."""
+        self.found: dict[str, dict[int, int]] = {text: {} for text in self._completed}
+
+    def begin(
+        self, row: Int[Tensor, " batch"], prompt_length: Int[Tensor, " batch"] | None = None
+    ) -> None:
+        """Announce the numbers, and the prompt lengths, of the rows of the next pass."""
+        self._announced = row, prompt_length
+
+    def keep(self, index: Int[Tensor, " kept"]) -> None:
+        """The batch was compacted to the rows at these places of it."""
+        self.finish()
+        self._latest = self._latest[index]
+        self._row = self._row[index]
+        self._prompt_length = self._prompt_length[index]
+        self._given_length = self._given_length[index]
+        self._completed = {text: at[index] for text, at in self._completed.items()}
+        if self._completed:
+            self._tokens = [self._tokens[i] for i in index.tolist()]
+
+    def frame(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
+        """The frame of a forward pass, from the arguments that the model was called with."""
+        tokens = args[0] if args else kwargs.get("input_ids")
+        shape_of = tokens if tokens is not None else kwargs["inputs_embeds"]
+        batch, chunk = shape_of.shape[:2]
+        cache = kwargs.get("past_key_values")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        mask = kwargs.get("attention_mask")
+        if mask is None:
+            position = torch.arange(past, past + chunk, device=shape_of.device).expand(batch, -1)
+        elif not isinstance(mask, Tensor) or mask.shape != (batch, past + chunk):
+            shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+            raise InputError(
+                f"Edits need an attention mask [batch, past + chunk] = ({batch}, {past + chunk}) "
+                f"to count positions; the model was called with {shape}."
+            )
+        elif chunk == 1:
+            position = mask.sum(1, keepdim=True) - 1
+        else:
+            new = mask[:, past:].long()
+            position = torch.where(new > 0, mask[:, :past].sum(1, keepdim=True) + new.cumsum(1) - 1, -1)
+        if past == 0:
+            self.finish()
+            self._start(position)
+        elif batch != len(self._row):
+            raise InputError(
+                f"{len(self._row)} rows are running and a pass came with {batch}. Beam search and "
+                "reordered caches cannot be edited: decode with one sequence a row."
+            )
+        self._advance(position, tokens)
+        return Frame(
+            self._row, position, self._prompt_length, self._given_length, dict(self._completed)
+        )
+
+    def _start(self, position: Int[Tensor, "batch chunk"]) -> None:
+        length = (position >= 0).sum(1)
+        row = torch.arange(self._started, self._started + len(position), device=position.device)
+        prompt_length: Tensor | None = None
+        if self._announced is not None:
+            row, prompt_length = self._announced
+            self._announced = None
+        self._started += len(position)
+        self._row, self._given_length = row, length
+        self._prompt_length = length if prompt_length is None else prompt_length
+        self._completed = {t: torch.full_like(length, NEVER) for t in self._completed}
+        self._tokens = [[] for _ in range(len(position))]
+        numbers = row.tolist()
+        self.rows.update(zip(numbers, self._prompt_length.tolist(), strict=True))
+        self.given.update(zip(numbers, length.tolist(), strict=True))
+        self.seen.update(dict.fromkeys(numbers, 0))
+
+    def _advance(self, position: Int[Tensor, "batch chunk"], tokens: Tensor | None) -> None:
+        if self._completed:
+            if tokens is None:
+                raise InputError("Positions that look for a text need input_ids, not inputs_embeds.")
+            self._read(position, tokens)
+        self._latest = position
+
+    def finish(self) -> None:
+        """Note how far the running rows came; called when rows leave and when the run ends."""
+        if len(self._row):
+            ends = (self._latest.max(1).values + 1).tolist()
+            self.seen.update(zip(self._row.tolist(), ends, strict=True))
+
+    def _read(self, position: Int[Tensor, "batch chunk"], tokens: Tensor) -> None:
+        """Look for each text in each row; its place is the first token that completes it."""
+        for index, (ids, at) in enumerate(zip(tokens.tolist(), position.tolist(), strict=True)):
+            line = self._tokens[index]
+            start = len(line)
+            line += [token for token, place in zip(ids, at, strict=True) if place >= 0]
+            for text, completed in self._completed.items():
+                if int(completed[index]) == NEVER:
+                    place = self._complete(line, start, text)
+                    completed[index] = place
+                    if place != NEVER:
+                        self.found[text][int(self._row[index])] = place
+
+    def _complete(self, line: list[int], start: int, text: str) -> int:
+        """The first position from ``start`` on at which ``text`` has been completed."""
+        window = max(0, start - len(text.encode()) - 4)  # a token holds at least a byte
+        if text not in self._decode(line[window:]):
+            return NEVER
+        low, high = start, len(line) - 1
+        while low < high:  # once there, a text stays
+            middle = (low + high) // 2
+            if text in self._decode(line[window : middle + 1]):
+                high = middle
+            else:
+                low = middle + 1
+        return low
