@@ -1,6 +1,7 @@
 """Which modules of a Hugging Face decoder write to its residual stream, found by structure."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ _ATTENTION = ("self_attn", "attn", "attention", "self_attention")
 _MLP = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
 _AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm")
 _AFTER_ATTENTION = ("post_self_attn_layernorm", "post_attention_layernorm")
+
+Out = Tensor | tuple[Any, ...]
+"""What a block or its part returns: hidden states, alone or before attention weights and the like."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,7 @@ def find_anatomy(model: PreTrainedModel) -> Anatomy:
     name = type(model).__name__
     if model.config.is_encoder_decoder:
         raise ModelRefusedError(f"{name} is an encoder-decoder; only decoder-only models work.")
-    lists = [
-        m for m in model.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers
-    ]
+    lists = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers]
     lists = [m for m in lists if _child(m[0], _ATTENTION) is not None]
     if len(lists) != 1:
         raise ModelRefusedError(
@@ -103,12 +105,12 @@ def _is_parallel(model: PreTrainedModel, block: Block) -> bool:
     """Whether the first block's MLP is blind to what its attention wrote."""
     seen: list[Tensor] = []
 
-    def nudge(_module: nn.Module, _args: object, out: Tensor | tuple[Tensor, ...]) -> object:
+    def nudge(_module: nn.Module, _args: object, out: Out) -> object:
         value = first(out)
         bump = torch.linspace(-1, 1, value.shape[-1], device=value.device, dtype=value.dtype)
         return with_first(out, value + bump)
 
-    def see(_module: nn.Module, _args: object, out: Tensor | tuple[Tensor, ...]) -> None:
+    def see(_module: nn.Module, _args: object, out: Out) -> None:
         seen.append(first(out))
 
     tokens = torch.arange(1, 4, device=model.device)[None]
@@ -125,11 +127,12 @@ def _is_parallel(model: PreTrainedModel, block: Block) -> bool:
     return torch.equal(seen[0], seen[1])
 
 
-def first(value: Tensor | tuple[Tensor, ...]) -> Tensor:
+def first(value: Out) -> Tensor:
     """A module's hidden states: its output, or the first of its outputs."""
-    return value[0] if isinstance(value, tuple) else value
+    hidden: Tensor = value[0] if isinstance(value, tuple) else value
+    return hidden
 
 
-def with_first(value: Tensor | tuple[Tensor, ...], new: Tensor) -> Tensor | tuple[Tensor, ...]:
+def with_first(value: Out, new: Tensor) -> Out:
     """``value`` with its hidden states replaced."""
     return (new, *value[1:]) if isinstance(value, tuple) else new

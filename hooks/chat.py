@@ -49,14 +49,10 @@ def render(
     if system is not None:
         turns = [{"role": "system", "content": system}, *turns]
     options = {} if think is None else {"enable_thinking": think}
-    return str(
-        tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **options)
-    )
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **options))
 
 
-def encode(
-    tokenizer: PreTrainedTokenizerBase, text: str, *, template: bool = True
-) -> tuple[int, ...]:
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, template: bool = True) -> tuple[int, ...]:
     """Token ids of a rendered text. Special tokens are added only where no template wrote them."""
     special = tokenizer.chat_template is None or not template
     ids = tuple(int(i) for i in tokenizer(text, add_special_tokens=special).input_ids)

@@ -5,6 +5,7 @@ runs. Edits of the same kind, site and positions are stacked over the rows of a 
 can carry its own at the cost of one.
 """
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -14,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooks.errors import VectorError
+from hooks.language_model import LanguageModel
 from hooks.positions import Positions, everything, generated
 from hooks.sites import Site
 
@@ -32,8 +34,8 @@ class Edit(Protocol):
     def group(self) -> Hashable:
         """Edits with equal groups, sites and positions are applied together, stacked."""
 
-    def check(self, d_model: int) -> None:
-        """Raise :class:`VectorError` unless the edit fits a model of this width."""
+    def check(self, lm: LanguageModel) -> None:
+        """Raise :class:`VectorError` unless the edit fits this model."""
 
     def parameters(self) -> tuple[Tensor, ...]:
         """What differs between the edits of a group; stacked along a new leading axis of rows."""
@@ -59,6 +61,17 @@ def check_vector(vector: Tensor, d_model: int, what: str) -> None:
         raise VectorError(f"{what} is all zero: it points nowhere. To change nothing, pass no edit.")
 
 
+def check_size(size: float, what: str) -> None:
+    """Raise :class:`VectorError` for a scale or value that is not finite."""
+    if not math.isfinite(size):
+        raise VectorError(f"{what} {size}; pass a finite number.")
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """``tensor`` in float32, or as it is where its own dtype is wider; edits are computed in it."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 @dataclass(frozen=True, eq=False)
 class Add:
     """``h += scale * vector``.
@@ -71,16 +84,25 @@ class Add:
     vector: Float[Tensor, " d_model"]
     scale: float = 1.0
     positions: Positions = field(default=generated)
+    made_for: str | None = None
+    """Fingerprint of the one model that the vector may be added to; None for any model."""
 
     @property
     def group(self) -> Hashable:
         return Add
 
-    def check(self, d_model: int) -> None:
-        check_vector(self.vector, d_model, f"The vector to add at {self.site}")
+    def check(self, lm: LanguageModel) -> None:
+        check_vector(self.vector, lm.d_model, f"The vector to add at {self.site}")
+        check_size(self.scale, f"The vector to add at {self.site} has the scale")
+        if self.made_for is not None and self.made_for != lm.fingerprint:
+            raise VectorError(
+                f"The vector to add at {self.site} was made for the model with fingerprint "
+                f"{self.made_for}; {lm.name} has {lm.fingerprint}. Estimate it again for this model, "
+                "or pass any_model=True where it is made into an edit."
+            )
 
     def parameters(self) -> tuple[Tensor, ...]:
-        return (self.vector.float() * self.scale,)
+        return (widened(self.vector) * self.scale,)
 
     def apply(
         self,
@@ -105,8 +127,9 @@ class ProjectOut:
     def group(self) -> Hashable:
         return ProjectOut
 
-    def check(self, d_model: int) -> None:
-        check_vector(self.vector, d_model, f"The vector to project out at {self.site}")
+    def check(self, lm: LanguageModel) -> None:
+        check_vector(self.vector, lm.d_model, f"The vector to project out at {self.site}")
+        check_size(self.scale, f"The vector to project out at {self.site} has the scale")
 
     def parameters(self) -> tuple[Tensor, ...]:
         return _unit(self.vector), torch.tensor(self.scale, device=self.vector.device)
@@ -137,8 +160,9 @@ class Clamp:
     def group(self) -> Hashable:
         return Clamp
 
-    def check(self, d_model: int) -> None:
-        check_vector(self.vector, d_model, f"The vector to clamp along at {self.site}")
+    def check(self, lm: LanguageModel) -> None:
+        check_vector(self.vector, lm.d_model, f"The vector to clamp along at {self.site}")
+        check_size(self.value, f"The vector to clamp along at {self.site} has the value")
 
     def parameters(self) -> tuple[Tensor, ...]:
         return _unit(self.vector), torch.tensor(self.value, device=self.vector.device)
@@ -166,17 +190,17 @@ class Patch:
     def group(self) -> Hashable:
         return Patch, self.values.shape
 
-    def check(self, d_model: int) -> None:
-        if self.values.shape[-1] != d_model:
+    def check(self, lm: LanguageModel) -> None:
+        if self.values.shape[-1] != lm.d_model:
             raise VectorError(
                 f"The values to patch at {self.site} are {self.values.shape[-1]} wide; this model's "
-                f"residual stream is {d_model}."
+                f"residual stream is {lm.d_model}."
             )
         if not torch.isfinite(self.values).all():
             raise VectorError(f"The values to patch at {self.site} have NaN or infinite entries.")
 
     def parameters(self) -> tuple[Tensor, ...]:
-        return (self.values.float(),)
+        return (widened(self.values),)
 
     def apply(
         self,
@@ -192,5 +216,5 @@ class Patch:
 
 
 def _unit(vector: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
-    vector = vector.float()
+    vector = widened(vector)
     return vector / vector.norm()

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from hooks.edits import Edit
+from hooks.edits import Edit, widened
 from hooks.errors import EmptySelectionError, InputError
 from hooks.language_model import LanguageModel
 from hooks.positions import Frame, Positions
@@ -52,6 +52,7 @@ class Injection:
 
     def __init__(self, lm: LanguageModel, edits: Edits) -> None:
         self._groups = _compile(lm, edits)
+        self._lists = None if all(isinstance(e, Edit) for e in edits) else len(edits)
         texts = {text for groups in self._groups.values() for g in groups for text in g.positions.texts}
         self.tracker = Tracker(texts, lambda ids: str(lm.tokenizer.decode(ids)))
         self._frame: Frame | None = None
@@ -64,15 +65,18 @@ class Injection:
         """One tap for each edited site."""
         return {site: self._tap(groups) for site, groups in self._groups.items()}
 
-    def enter(
-        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the whole model: find out which tokens this pass holds."""
         before = None if self._frame is None else self._frame.row
         self._frame = self.tracker.frame(args, kwargs)
         self._selected.clear()
         if before is not self._frame.row:
             self._places.clear()
+            if self._lists is not None and (highest := int(self._frame.row.max())) >= self._lists:
+                raise InputError(
+                    f"{self._lists} lists of edits and row {highest} is running; pass one list for "
+                    "each row, in the order the rows enter."
+                )
 
     def _tap(self, groups: Sequence[_Group]) -> Tap:
         def tap(h: Tensor) -> Tensor | None:
@@ -91,7 +95,7 @@ class Injection:
         mask, position, row = self._selected[group.positions], frame.position, frame.row
         parameters = group.parameters
         if group.place is None:
-            before = h.float()
+            before = widened(h)
             after = torch.where(mask[..., None], group.edit.apply(before, position, *parameters), before)
             out = after.to(h.dtype)
         else:
@@ -99,12 +103,12 @@ class Injection:
             if found is None:
                 return h
             here, place = found
-            mask, position, row, before = mask[here], position[here], row[here], h[here].float()
+            mask, position, row, before = mask[here], position[here], row[here], widened(h[here])
             parameters = tuple(p[place] for p in parameters)
             after = torch.where(mask[..., None], group.edit.apply(before, position, *parameters), before)
             out = h.index_copy(0, here, after.to(h.dtype))
-        ratio = (after - before).norm(dim=-1) / before.norm(dim=-1).clamp(min=1e-12)
-        self._written.append(_Written(group, row, position, mask, ratio))
+        ratio = (after - before).detach().norm(dim=-1) / before.detach().norm(dim=-1).clamp(min=1e-12)
+        self._written.append(_Written(group, row, position, mask, ratio.float()))
         return out
 
     def _rows_of(self, group: _Group, frame: Frame) -> tuple[Tensor, Tensor] | None:
@@ -140,7 +144,7 @@ class Injection:
             total[id(entry.group)] += count
             columns["row"].append(entry.row.cpu()[:, None].expand_as(cells)[cells].numpy())
             columns["position"].append(entry.position.cpu()[cells].numpy())
-            columns["ratio"].append(entry.ratio.cpu()[cells].float().numpy())
+            columns["ratio"].append(entry.ratio.cpu()[cells].numpy())
             columns["site"].append(np.full(count, sites.index(entry.group.site), dtype=np.int64))
         for site, groups in self._groups.items():
             for group in groups:
@@ -212,7 +216,7 @@ def _compile(lm: LanguageModel, edits: Edits) -> dict[Site, list[_Group]]:
         for edit in edits:
             assert isinstance(edit, Edit)
             site = _checked(lm, edit)
-            stacked = tuple(p[None].to(lm.device) for p in edit.parameters())
+            stacked = tuple(_onto(lm, p[None]) for p in edit.parameters())
             groups[site].append(_Group(site, edit, edit.positions, stacked, None))
         return dict(groups)
     for place_in_list in range(max(map(len, per_row))):
@@ -223,12 +227,18 @@ def _compile(lm: LanguageModel, edits: Edits) -> dict[Site, list[_Group]]:
                 alike[_checked(lm, edit), edit.positions, edit.group].append((row, edit))
         for (site, positions, _), members in alike.items():
             columns = zip(*(edit.parameters() for _, edit in members), strict=True)
-            stacked = tuple(torch.stack(column).to(lm.device) for column in columns)
+            stacked = tuple(_onto(lm, torch.stack(column)) for column in columns)
             place = {row: i for i, (row, _) in enumerate(members)}
             groups[site].append(_Group(site, members[0][1], positions, stacked, place))
     return dict(groups)
 
 
+def _onto(lm: LanguageModel, parameter: Tensor) -> Tensor:
+    """A parameter where the model is, and in the dtype in which it is edited."""
+    dtype = torch.promote_types(lm.dtype, torch.float32) if parameter.is_floating_point() else None
+    return parameter.to(lm.device, dtype)
+
+
 def _checked(lm: LanguageModel, edit: Edit) -> Site:
-    edit.check(lm.d_model)
+    edit.check(lm)
     return lm.anatomy.resolve(edit.site)

@@ -138,6 +138,8 @@ class _Steps(Positions):
     def __str__(self) -> str:
         if (self.start, self.stop) == (0, None):
             return "generated"
+        if (self.start, self.stop) == (1, None):
+            return "response"
         if (self.start, self.stop) == (0, 1):
             return "last_prompt"
         if self.stop == self.start + 1:

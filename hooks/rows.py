@@ -57,9 +57,7 @@ class Batch:
         }
 
 
-def pad_left(
-    rows: Sequence[Row], numbers: Sequence[int], *, pad_id: int, device: torch.device
-) -> Batch:
+def pad_left(rows: Sequence[Row], numbers: Sequence[int], *, pad_id: int, device: torch.device) -> Batch:
     """One batch of ``rows[n] for n in numbers``."""
     chosen = [rows[n] for n in numbers]
     width = max(len(row.tokens) for row in chosen)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hooks.capture import Activations, capture
-from hooks.edits import Add
+from hooks.edits import Add, widened
 from hooks.errors import ModelRefusedError
 from hooks.inject import inject
 from hooks.language_model import LanguageModel
@@ -85,15 +85,15 @@ def _sums(
     tolerance = TOLERANCE.get(lm.dtype, 4e-2)
     for layer in range(lm.n_layers):
         pre, attn, mlp, post = (
-            acts[Site(layer, kind)].float()[real]
+            widened(acts[Site(layer, kind)])[real]
             for kind in ("resid_pre", "attn_out", "mlp_out", "resid_post")
         )
         what = f"blocks.{layer}: resid_pre + attn_out + mlp_out is not resid_post"
         yield _finding(what, pre + attn + mlp, post, tolerance)
         if layer + 1 < lm.n_layers:
-            after = acts[Site(layer + 1, "resid_pre")].float()[real]
+            after = widened(acts[Site(layer + 1, "resid_pre")])[real]
             yield _finding(f"blocks.{layer}: its output is not the next block's input", after, post, 0.0)
-            theirs = hidden[layer + 1].float()[real]
+            theirs = widened(hidden[layer + 1])[real]
             yield _finding(f"blocks.{layer}: resid_post is not hidden_states[{layer + 1}]", theirs, post, 0.0)
 
 

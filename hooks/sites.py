@@ -11,9 +11,9 @@ KINDS: tuple[SiteKind, ...] = get_args(SiteKind)
 
 _SPELLINGS = (
     re.compile(r"blocks\.(?P<layer>-?\d+)\.hook_(?P<kind>\w+)"),  # TransformerLens, SAELens
+    re.compile(r"(?:\w+\.)*(?:layers|h)\.(?P<layer>\d+)"),  # a Hugging Face block: its output
     re.compile(r"(?P<kind>[a-z_]+)\.(?P<layer>-?\d+)"),  # interp-engine
     re.compile(r"(?P<kind>[a-z_]+)\((?P<layer>-?\d+)\)"),  # repsteer
-    re.compile(r"(?:\w+\.)*(?:layers|h)\.(?P<layer>\d+)"),  # a Hugging Face block: its output
 )
 
 
@@ -34,10 +34,7 @@ class Site:
     kind: SiteKind
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise SiteNotFoundError(
-                f"No site kind {self.kind!r}. The kinds are {', '.join(KINDS)}."
-            )
+        _known(self.kind)
 
     def __str__(self) -> str:
         return f"blocks.{self.layer}.hook_{self.kind}"
@@ -55,7 +52,7 @@ class Site:
         for spelling in _SPELLINGS:
             if found := spelling.fullmatch(name.strip()):
                 groups = found.groupdict()
-                return Site(int(groups["layer"]), groups.get("kind", "resid_post"))  # type: ignore[arg-type]
+                return Site(int(groups["layer"]), _known(groups.get("kind", "resid_post")))
         raise SiteNotFoundError(
             f"Cannot read {name!r} as a site. Write blocks.3.hook_resid_post, resid_post.3 or "
             f"resid_post(3), with a kind among {', '.join(KINDS)}."
@@ -68,3 +65,10 @@ class Site:
                 f"No site {self}: this model has layers 0..{n_layers - 1} (or -{n_layers}..-1)."
             )
         return replace(self, layer=self.layer % n_layers)
+
+
+def _known(kind: str) -> SiteKind:
+    for known in KINDS:
+        if kind == known:
+            return known
+    raise SiteNotFoundError(f"No site kind {kind!r}. The kinds are {', '.join(KINDS)}.")

@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hooks.anatomy import Anatomy, Block, first, with_first
+from hooks.anatomy import Anatomy, Block, Out, first, with_first
 from hooks.sites import Site
 
 Tap = Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch pos d_model"] | None]
@@ -47,7 +47,7 @@ def _attach(stack: ExitStack, block: Block, wanted: Mapping[str, Tap]) -> None:
             return (resid, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": resid}
 
-    def on_attention(_module: nn.Module, _args: object, out: Tensor | tuple[Tensor, ...]) -> object:
+    def on_attention(_module: nn.Module, _args: object, out: Out) -> object:
         value = first(out)
         if (tap := wanted.get("attn_out")) is not None and (new := tap(value)) is not None:
             value = new
@@ -58,7 +58,7 @@ def _attach(stack: ExitStack, block: Block, wanted: Mapping[str, Tap]) -> None:
         return with_first(out, value)
 
     def on_output(kind: str) -> Callable[..., object]:
-        def hook(_module: nn.Module, _args: object, out: Tensor | tuple[Tensor, ...]) -> object:
+        def hook(_module: nn.Module, _args: object, out: Out) -> object:
             new = wanted[kind](first(out))
             return None if new is None else with_first(out, new)
 

@@ -8,7 +8,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hooks.errors import InputError
+from hooks.language_model import LanguageModel
 from hooks.positions import NEVER, Frame
+from hooks.rows import Batch
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -35,10 +37,11 @@ class Tracker:
         """Tokens of each row that went through the model."""
         self.found: dict[str, dict[int, int]] = {text: {} for text in self._completed}
 
-    def begin(
-        self, row: Int[Tensor, " batch"], prompt_length: Int[Tensor, " batch"] | None = None
-    ) -> None:
-        """Announce the numbers, and the prompt lengths, of the rows of the next pass."""
+    def begin(self, row: Int[Tensor, " batch"], prompt_length: Int[Tensor, " batch"] | None = None) -> None:
+        """Announce the numbers, and the prompt lengths, of the rows of the next pass.
+
+        The pass may continue a cache that was filled before the edits were opened.
+        """
         self._announced = row, prompt_length
 
     def keep(self, index: Int[Tensor, " kept"]) -> None:
@@ -73,7 +76,7 @@ class Tracker:
         else:
             new = mask[:, past:].long()
             position = torch.where(new > 0, mask[:, :past].sum(1, keepdim=True) + new.cumsum(1) - 1, -1)
-        if past == 0:
+        if past == 0 or self._announced is not None:
             self.finish()
             self._start(position)
         elif batch != len(self._row):
@@ -82,12 +85,10 @@ class Tracker:
                 "reordered caches cannot be edited: decode with one sequence a row."
             )
         self._advance(position, tokens)
-        return Frame(
-            self._row, position, self._prompt_length, self._given_length, dict(self._completed)
-        )
+        return Frame(self._row, position, self._prompt_length, self._given_length, dict(self._completed))
 
     def _start(self, position: Int[Tensor, "batch chunk"]) -> None:
-        length = (position >= 0).sum(1)
+        length = position.max(1).values + 1
         row = torch.arange(self._started, self._started + len(position), device=position.device)
         prompt_length: Tensor | None = None
         if self._announced is not None:
@@ -142,3 +143,10 @@ class Tracker:
             else:
                 low = middle + 1
         return low
+
+
+def frame_of(lm: LanguageModel, batch: Batch, texts: Iterable[str] = ()) -> Frame:
+    """The frame of a batch that runs in one pass."""
+    tracker = Tracker(texts, lambda ids: str(lm.tokenizer.decode(ids)))
+    tracker.begin(batch.row, batch.prompt_length)
+    return tracker.frame((), batch.inputs)

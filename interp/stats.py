@@ -22,12 +22,12 @@ from statsmodels.stats.proportion import proportion_confint
 from hooks.errors import InputError
 
 Statistic = Literal["mean", "median"]
-Count = int | np.integer[Any]
-Number = float | int | np.number[Any]
+Count = int | np.integer
+Number = float | int | np.number
 
 _STATISTICS: dict[Statistic, Callable[..., Any]] = {"mean": np.mean, "median": np.median}
 _BATCH_VALUES = 500_000
-"""Values drawn at once: peak memory stays near 25 MB whatever the sample and resample counts."""
+"""Values drawn at once; with it the peak was 16 MB at n = 300 and 10 000 resamples."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def mean_interval(
     Source: Efron 1979, "Bootstrap Methods: Another Look at the Jackknife";
     ``scipy.stats.bootstrap``.
     Differs from the source: nothing. The percentile interval undercovers in small samples (about
-    0.91 for a nominal 0.95 at n = 10 normal values).
+    0.90 for a nominal 0.95 at n = 10 normal values, 0.94 at 30).
     """
     x = _values("x", x)
     compute = _STATISTICS[statistic]
@@ -204,17 +204,15 @@ def ratio_bootstrap(
             "Use paired_bootstrap for a difference."
         )
 
-    def relative_change(a: Any, b: Any, axis: int = -1) -> Any:
-        top, bottom = np.mean(a, axis=axis), np.mean(b, axis=axis)
-        undefined = np.full_like(bottom, np.nan)
-        return np.divide(top, bottom, out=undefined, where=bottom > 0) - 1
+    def means(a: Any, b: Any, axis: int = -1) -> Any:
+        return np.stack([np.mean(a, axis=axis), np.mean(b, axis=axis)])
 
-    resampled = _resample((a, b), relative_change, n_resamples=n_resamples, level=level, seed=seed)
-    if np.isnan(resampled).mean() > (1 - level) / 2:
-        resampled = np.array([math.nan])
-    else:
-        resampled = resampled[~np.isnan(resampled)]
-    return _percentile_interval(a.mean() / b.mean() - 1, resampled, n=len(a), level=level)
+    top, bottom = _resample((a, b), means, n_resamples=n_resamples, level=level, seed=seed)
+    defined = bottom > 0
+    ratios = top[defined] / bottom[defined]
+    if np.mean(~defined) > (1 - level) / 2:
+        ratios = np.array([math.nan])
+    return _percentile_interval(a.mean() / b.mean() - 1, ratios - 1, n=len(a), level=level)
 
 
 def wilson(successes: Count, n: Count, *, level: float = 0.95) -> Interval:
@@ -439,16 +437,14 @@ def minimum_detectable_difference(
         return math.nan
     delta = math.sqrt(psi) * (math.sqrt(n) * z_a + z_b * math.sqrt(n + z_b**2 - z_a**2))
     delta /= n + z_b**2
-    if delta <= psi:
+    if 0 < delta <= psi:
         return delta
     # ψ = δ: with s = √(1 - δ), n (1 - s²) = (z_a + z_b s)²
     root = math.sqrt((z_a * z_b) ** 2 + (n + z_b**2) * (n - z_a**2))
     return 1 - ((root - z_a * z_b) / (n + z_b**2)) ** 2
 
 
-def minimum_detectable_effect(
-    sd: Number, n: Count, *, power: float = 0.8, level: float = 0.95
-) -> float:
+def minimum_detectable_effect(sd: Number, n: Count, *, power: float = 0.8, level: float = 0.95) -> float:
     """The smallest mean that n values of this spread would probably tell from zero, in their units.
 
     About (Φ⁻¹((1 + level)/2) + Φ⁻¹(power)) · sd / √n; here the exact figure for a two-sided t-test,
@@ -506,7 +502,7 @@ def _resample(
     _inside("level", level)
     _at_least("n_resamples", n_resamples, math.ceil(2 / (1 - level) - 1e-9))  # two draws per tail
     if n == 1:
-        return np.array([math.nan])
+        return np.full((*np.shape(statistic(*samples)), 1), math.nan)
     result = stats.bootstrap(
         samples,
         statistic,
@@ -520,9 +516,7 @@ def _resample(
     return np.asarray(result.bootstrap_distribution)
 
 
-def _percentile_interval(
-    estimate: Number, resampled: np.ndarray, *, n: int, level: float
-) -> Interval:
+def _percentile_interval(estimate: Number, resampled: np.ndarray, *, n: int, level: float) -> Interval:
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(estimate), float(low), float(high), n, level)
 

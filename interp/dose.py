@@ -1,0 +1,257 @@
+"""How strongly to steer: a dose in relative norm, a cap on its KL that can be checked, and the check.
+
+A dose x at a layer adds x * r * u, with u the unit vector and r the median residual norm there. Let
+z(x) be the next-token logits at one state with its last position edited, their mean over the
+vocabulary taken out (the softmax does not see it). Then for all x, with a = |z'(0)| and L >= |z''|
+on [0, x],
+
+    KL( softmax z(0) || softmax z(x) )  <=  |z(x) - z(0)|^2 / 4  <=  ( x a + x^2 L / 2 )^2 / 4,
+
+and the largest dose with a bound of at most eps is, in closed form,
+
+    x* = ( sqrt(a^2 + 4 L sqrt(eps)) - a ) / L          (2 sqrt(eps) / a as L -> 0).
+
+Source: Azizi et al. 2025, "Activation Steering for Chain-of-Thought Compression", arXiv:2507.04742.
+Differs from the source: the quartic term is kept, so no cubic and no shrinking factor is needed;
+logits are centred, which tightens the bound; x* is taken for each state and a low quantile over
+states is the cap, where the source bounds a median; L is the larger of the second differences at 0
+and at the first x*. None of this is a guarantee for a state not looked at, nor for a whole response,
+in which every generated token is edited: so the KL is measured, at held-out states and throughout
+responses, and stands beside the bound.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from scipy.optimize import brentq
+from torch import Tensor
+from transformers import DynamicCache
+
+from hooks.edits import Edit
+from hooks.errors import InputError
+from hooks.inject import inject
+from hooks.language_model import LanguageModel
+from hooks.positions import everything, generated
+from hooks.rows import Batch, Row, batches_of, pad_left
+from hooks.tracker import frame_of
+from interp.steering_vector import SteeringVector
+
+STEP = 0.02
+"""Dose of the central differences. Float32 noise in the second one stays under 1% there."""
+
+
+@dataclass(frozen=True)
+class MeasuredKL:
+    """KL in nats from the unedited to the edited next-token distribution, over many states."""
+
+    mean: float
+    median: float
+    p95: float
+    eps: float
+    share_above: float
+    """Share of states with a KL above ``eps``."""
+
+    n: int
+
+    @staticmethod
+    def of(kl: Float64[np.ndarray, " states"], eps: float) -> "MeasuredKL":
+        return MeasuredKL(
+            mean=float(kl.mean()),
+            median=float(np.median(kl)),
+            p95=float(np.quantile(kl, 0.95)),
+            eps=eps,
+            share_above=float((kl > eps).mean()),
+            n=len(kl),
+        )
+
+
+@dataclass(frozen=True)
+class KLCap:
+    """The dose whose bound on the KL is ``eps`` at all but a ``quantile`` of the states."""
+
+    dose: float
+    eps: float
+    quantile: float
+    per_state: tuple[float, ...]
+    """x* of each state."""
+
+    slope: tuple[float, ...]
+    """a of each state: change of the centred logits for each unit of dose."""
+
+    curvature: tuple[float, ...]
+    """L of each state."""
+
+
+def exact_cap(a: float, L: float, eps: float) -> float:
+    """Largest x >= 0 with (x a + x^2 L / 2)^2 / 4 <= eps; infinite where nothing moves.
+
+    Example:
+        >>> round(exact_cap(1.0, 5.0, 1e-3), 4)
+        0.0555
+    """
+    root = math.sqrt(eps)
+    if L <= 1e-12 * max(a, 1e-300) ** 2 / root:
+        return math.inf if a == 0 else 2 * root / a
+    return 4 * root / (math.sqrt(a * a + 4 * L * root) + a)  # the same root, without cancellation
+
+
+def kl_nats(
+    plain: Float[Tensor, "*batch d_vocab"], edited: Float[Tensor, "*batch d_vocab"]
+) -> Float[Tensor, "*batch"]:
+    """KL( softmax(plain) || softmax(edited) ), in nats."""
+    p, q = plain.double().log_softmax(-1), edited.double().log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1).clamp(min=0)
+
+
+class LastTokens:
+    """The last token of many rows, to be run again and again under different edits of it.
+
+    All that came before is in a KV cache, computed once and unedited, so an evaluation costs one
+    token a row.
+    """
+
+    @torch.no_grad()
+    def __init__(self, lm: LanguageModel, rows: Sequence[Row]) -> None:
+        if not rows or any(len(row.tokens) < 2 for row in rows):
+            raise InputError("States need one row or more, each of two tokens or more.")
+        self.lm = lm
+        self._batch = pad_left(rows, range(len(rows)), pad_id=lm.pad_id, device=lm.device)
+        self._cache = DynamicCache(config=lm.model.config)
+        before = {name: value[:, :-1] for name, value in self._batch.inputs.items()}
+        lm.model.base_model(**before, past_key_values=self._cache, use_cache=True)
+        self.plain = self._run()
+
+    def __len__(self) -> int:
+        return len(self._batch.row)
+
+    def _run(self) -> Float[Tensor, "states d_vocab"]:
+        cache = copy.copy(self._cache)  # a pass makes new tensors of the cache; keep the old ones
+        cache.layers = [copy.copy(layer) for layer in self._cache.layers]
+        logits = self.lm.model(
+            input_ids=self._batch.input_ids[:, -1:],
+            attention_mask=self._batch.attention_mask,
+            position_ids=self._batch.position_ids[:, -1:],
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+        return logits[:, -1].float()
+
+    @torch.no_grad()
+    def logits(self, edits: Sequence[Edit]) -> Float[Tensor, "states d_vocab"]:
+        """Next-token logits of every state, each with its own edit of the last token."""
+        with inject(self.lm, [[edit] for edit in edits]) as injection:
+            injection.tracker.begin(self._batch.row, self._batch.prompt_length)
+            return self._run()
+
+    def at_doses(
+        self, vector: SteeringVector, layer: int, doses: Sequence[float]
+    ) -> Float[Tensor, "states d_vocab"]:
+        """Logits under one vector, at a dose of its own for each state."""
+        return self.logits([vector.at(layer, dose=float(dose), positions=everything) for dose in doses])
+
+
+def kl_cap(
+    states: LastTokens, vector: SteeringVector, layer: int, *, eps: float = 1e-3, quantile: float = 0.05
+) -> KLCap:
+    """The capped dose of ``vector`` at ``layer``, from central differences at every state.
+
+    Args:
+        eps: Largest KL allowed at one position, in nats.
+        quantile: Share of the states that may need a smaller dose.
+    """
+    if not (eps > 0 and 0 <= quantile < 1):
+        raise InputError(f"eps={eps}, quantile={quantile}: eps is above 0 and quantile in [0, 1).")
+    n = len(states)
+
+    def differences(middle: Sequence[float]) -> tuple[Tensor, Tensor]:
+        low, mid, high = (
+            _centred(states.at_doses(vector, layer, [x + shift for x in middle]).double())
+            for shift in (-STEP, 0.0, STEP)
+        )
+        return ((high - low) / (2 * STEP)).norm(dim=-1), ((high - 2 * mid + low) / STEP**2).norm(dim=-1)
+
+    slope, curvature = differences([0.0] * n)
+    first = [exact_cap(a, L, eps) for a, L in zip(slope.tolist(), curvature.tolist(), strict=True)]
+    _, further = differences([min(x, 1.0) for x in first])
+    curvature = torch.maximum(curvature, further)
+    caps = [exact_cap(a, L, eps) for a, L in zip(slope.tolist(), curvature.tolist(), strict=True)]
+    return KLCap(
+        dose=float(np.quantile(caps, quantile, method="lower")),
+        eps=eps,
+        quantile=quantile,
+        per_state=tuple(caps),
+        slope=tuple(slope.tolist()),
+        curvature=tuple(curvature.tolist()),
+    )
+
+
+def _centred(logits: Float[Tensor, "states d_vocab"]) -> Float[Tensor, "states d_vocab"]:
+    return logits - logits.mean(-1, keepdim=True)
+
+
+def measure_kl(
+    states: LastTokens, vector: SteeringVector, layer: int, dose: float, *, eps: float = 1e-3
+) -> MeasuredKL:
+    """The KL of one edited position, at every state: what the bound speaks of."""
+    edited = states.at_doses(vector, layer, [dose] * len(states))
+    return MeasuredKL.of(kl_nats(states.plain, edited).cpu().numpy(), eps)
+
+
+def dose_for_kl(
+    states: LastTokens,
+    vector: SteeringVector,
+    layer: int,
+    target: float,
+    *,
+    largest: float = 4.0,
+    sign: int = 1,
+) -> float:
+    """The dose whose mean measured KL over the states is ``target`` nats, within 2% of the dose.
+
+    Returns:
+        ``largest`` where even that dose stays below the target.
+    """
+    if not target > 0:
+        raise InputError(f"A KL of {target} nats cannot be aimed at; pass a number above 0.")
+
+    def excess(log_dose: float) -> float:
+        kl = measure_kl(states, vector, layer, sign * math.exp(log_dose)).mean
+        return math.log(max(kl, 1e-30)) - math.log(target)
+
+    low, high = math.log(1e-4), math.log(largest)
+    if excess(high) <= 0:
+        return largest
+    return math.exp(float(brentq(excess, low, high, xtol=0.02)))
+
+
+@torch.no_grad()
+def kl_throughout(
+    lm: LanguageModel,
+    rows: Sequence[Row],
+    edits: Sequence[Edit],
+    *,
+    eps: float = 1e-3,
+    on_tokens: Callable[[int], None] | None = None,
+) -> MeasuredKL:
+    """The KL at every generated position of given responses, with ``edits`` at work all along."""
+    found: list[np.ndarray] = []
+    per_token = lm.token_bytes() + 2 * lm.d_vocab * 8  # two sets of logits, in float64
+    batches = batches_of(rows, pad_id=lm.pad_id, device=lm.device, row_bytes=per_token, max_rows=8)
+    for batch in batches:
+        plain, edited = _logits(lm, batch, ()), _logits(lm, batch, edits)
+        chosen = generated.select(frame_of(lm, batch))
+        found.append(kl_nats(plain[chosen], edited[chosen]).cpu().numpy())
+        if on_tokens is not None:
+            on_tokens(2 * int(batch.attention_mask.sum()))
+    return MeasuredKL.of(np.concatenate(found), eps)
+
+
+def _logits(lm: LanguageModel, batch: Batch, edits: Sequence[Edit]) -> Float[Tensor, "batch pos d_vocab"]:
+    with inject(lm, edits) as injection:
+        injection.tracker.begin(torch.arange(len(batch.row), device=lm.device), batch.prompt_length)
+        return lm.model(**batch.inputs, use_cache=False).logits

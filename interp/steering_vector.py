@@ -1,0 +1,354 @@
+"""A steering vector: one direction for each layer, all that is known of it, and its file.
+
+The file is one ``.safetensors``: ``layer.{i}`` float32 ``[d_model]``, and every other field as JSON in
+the metadata, sealed by a checksum. Nothing is pickled and nothing is executed on loading.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hooks.edits import Add
+from hooks.errors import InputError, VectorError
+from hooks.language_model import LanguageModel
+from hooks.positions import Positions, generated
+from hooks.sites import Site, SiteKind
+from interp.reliability import Reliability
+
+FORMAT = "unlatch.steering-vector.1"
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Where and how strongly to steer, and how that was found."""
+
+    layer: int
+    dose: float
+    """The edit's norm as a fraction of the median residual norm at the site."""
+
+    how: str
+
+
+@dataclass(frozen=True)
+class SignTest:
+    """Whether dose up and dose down moved the outcome in opposite ways."""
+
+    outcome: str
+    dose: float
+    plus: float
+    """Mean outcome at ``+dose``."""
+
+    plain: float
+    minus: float
+    low: float
+    """95% interval of ``minus - plus``, paired over problems."""
+
+    high: float
+    n: int
+
+    @property
+    def passed(self) -> bool:
+        """Plain lies between, and the interval of the difference excludes zero."""
+        between = min(self.plus, self.minus) <= self.plain <= max(self.plus, self.minus)
+        return between and (self.low > 0 or self.high < 0)
+
+
+@dataclass(frozen=True)
+class SteeringVector:
+    """A vector at each of some layers of one model. Plus is toward the first pole."""
+
+    vectors: Mapping[int, Float[Tensor, " d_model"]]
+    """By 0-based layer; float32 on the CPU."""
+
+    kind: SiteKind
+    poles: tuple[str, str]
+    estimator: str
+    read: str
+    """Positions whose mean activation was contrasted."""
+
+    resid_norm: Mapping[int, float]
+    """Median norm of the residual stream at the site, over the tokens read: the unit of a dose."""
+
+    n_pairs: int
+    pairs_hash: str
+    seed: int
+    model: str
+    fingerprint: str
+    tokenizer_hash: str
+    template_hash: str | None
+    reliability: Mapping[int, Reliability] = field(default_factory=dict)
+    length_control: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    """Cosines with the vectors that do not see the poles' lengths; see :mod:`interp.contrast`."""
+
+    recommended: Recommendation | None = None
+    sign_test: SignTest | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.vectors:
+            raise VectorError("A steering vector needs at least one layer.")
+        if self.vectors.keys() != self.resid_norm.keys():
+            raise VectorError(
+                f"Vectors at layers {sorted(self.vectors)} and residual norms at "
+                f"{sorted(self.resid_norm)}; each layer needs both."
+            )
+        widths = {tuple(v.shape) for v in self.vectors.values()}
+        if len(widths) != 1 or len(next(iter(widths))) != 1:
+            raise VectorError(f"The layers' vectors have shapes {sorted(widths)}; one width is needed.")
+
+    @property
+    def layers(self) -> list[int]:
+        return sorted(self.vectors)
+
+    @property
+    def d_model(self) -> int:
+        return next(iter(self.vectors.values())).shape[0]
+
+    def direction(self, layer: int) -> Float[Tensor, " d_model"]:
+        """The unit vector at ``layer``; negative layers count back from the last one held.
+
+        Raises:
+            VectorError: if there is none, or it is zero or not finite.
+        """
+        vector = self.vectors[self._layer(layer)]
+        norm = vector.norm()
+        if not torch.isfinite(vector).all() or not norm > 0:
+            raise VectorError(
+                f"The vector at layer {layer} is {'zero' if norm == 0 else 'not finite'}; "
+                "it cannot steer. Choose another layer, or estimate it from pairs that differ."
+            )
+        return vector / norm
+
+    def at(
+        self,
+        layer: int | None = None,
+        *,
+        dose: float | None = None,
+        positions: Positions = generated,
+        any_model: bool = False,
+    ) -> Add:
+        """The edit that adds this vector at one layer.
+
+        Args:
+            layer: None takes the recommended layer.
+            dose: The edit's norm over the median residual norm at the site; below zero steers
+                toward the second pole. None takes the recommended dose.
+            any_model: Allow it on a model other than the one it was made for.
+
+        Raises:
+            VectorError: without a layer or dose to go by, or if the sign test was failed.
+        """
+        if layer is None or dose is None:
+            if self.recommended is None:
+                raise VectorError(
+                    f"This vector carries no recommended layer and dose. Pass layer (one of "
+                    f"{_some(self.layers)}) and dose (0.1 is gentle, 0.5 is strong)."
+                )
+            layer = self.recommended.layer if layer is None else layer
+            dose = self.recommended.dose if dose is None else dose
+        if self.sign_test is not None and not self.sign_test.passed:
+            raise VectorError(
+                f"This vector failed its sign test on {self.sign_test.outcome}: {self.sign_test.plus:.3g} "
+                f"at dose +{self.sign_test.dose:g}, {self.sign_test.plain:.3g} plain, "
+                f"{self.sign_test.minus:.3g} at -{self.sign_test.dose:g}. It does not do what its poles "
+                "say. To steer with it all the same, use replace(vector, sign_test=None)."
+            )
+        layer = self._layer(layer)
+        return Add(
+            site=Site(layer, self.kind),
+            vector=self.direction(layer) * self.resid_norm[layer],
+            scale=dose,
+            positions=positions,
+            made_for=None if any_model else self.fingerprint,
+        )
+
+    def _layer(self, layer: int) -> int:
+        if layer in self.vectors:
+            return layer
+        if -len(self.layers) <= layer < 0:
+            return self.layers[layer]
+        raise VectorError(f"No vector at layer {layer}; this one has layers {_some(self.layers)}.")
+
+    def __neg__(self) -> "SteeringVector":
+        return replace(
+            self._combined({i: -v for i, v in self.vectors.items()}),
+            poles=(self.poles[1], self.poles[0]),
+        )
+
+    def __mul__(self, factor: float) -> "SteeringVector":
+        return self._combined({i: factor * v for i, v in self.vectors.items()})
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: "SteeringVector") -> "SteeringVector":
+        """Layer by layer; both must be of one model and one site kind."""
+        if (self.fingerprint, self.kind, self.layers) != (
+            other.fingerprint,
+            other.kind,
+            other.layers,
+        ):
+            raise VectorError(
+                f"Cannot add a vector of {other.model} ({other.fingerprint}), {other.kind}, layers "
+                f"{_some(other.layers)} to one of {self.model} ({self.fingerprint}), {self.kind}, "
+                f"layers {_some(self.layers)}."
+            )
+        summed = self._combined({i: v + other.vectors[i] for i, v in self.vectors.items()})
+        poles = (f"{self.poles[0]} + {other.poles[0]}", f"{self.poles[1]} + {other.poles[1]}")
+        return replace(summed, poles=poles, estimator=f"{self.estimator} + {other.estimator}")
+
+    def __sub__(self, other: "SteeringVector") -> "SteeringVector":
+        return self + (-other)
+
+    def _combined(self, vectors: Mapping[int, Tensor]) -> "SteeringVector":
+        """New vectors; what was measured of the old ones no longer holds."""
+        return replace(
+            self,
+            vectors=vectors,
+            reliability={},
+            length_control={},
+            recommended=None,
+            sign_test=None,
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file, whole or not at all."""
+        path = Path(path)
+        tensors = {f"layer.{i}": v.detach().float().cpu().contiguous() for i, v in self.vectors.items()}
+        facts = {"format": FORMAT, **self._facts()}
+        metadata = {name: json.dumps(value) for name, value in facts.items()}
+        metadata["checksum"] = _checksum(tensors, metadata)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        save_file(tensors, part, metadata=metadata)
+        part.replace(path)
+        return path
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "poles": self.poles,
+            "sign": "plus is toward the first pole",
+            "estimator": self.estimator,
+            "read": self.read,
+            "resid_norm": {str(i): float(x) for i, x in sorted(self.resid_norm.items())},
+            "n_pairs": self.n_pairs,
+            "pairs_hash": self.pairs_hash,
+            "seed": self.seed,
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "tokenizer_hash": self.tokenizer_hash,
+            "template_hash": self.template_hash,
+            "reliability": {str(i): r.as_dict() for i, r in sorted(self.reliability.items())},
+            "length_control": {str(i): dict(c) for i, c in sorted(self.length_control.items())},
+            "recommended": None if self.recommended is None else vars(self.recommended),
+            "sign_test": None if self.sign_test is None else vars(self.sign_test),
+            "versions": dict(self.versions),
+        }
+
+    @staticmethod
+    def load(
+        path: str | Path, lm: LanguageModel | None = None, *, any_model: bool = False
+    ) -> "SteeringVector":
+        """Read a file and check all of it.
+
+        Args:
+            lm: The model it will steer; None checks the file alone.
+            any_model: Accept a vector of another model, tokenizer or chat template.
+
+        Raises:
+            InputError: if there is no such file.
+            VectorError: for a damaged or altered file, or a vector of another model.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"No file {path}. Pass the path of a .safetensors steering vector.")
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                metadata = dict(file.metadata() or {})
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise VectorError(f"{path} is damaged or not a safetensors file: {error}.") from None
+        if metadata.get("format") != json.dumps(FORMAT):
+            raise VectorError(
+                f"{path} is not a steering vector of this toolkit: its format is "
+                f"{metadata.get('format', 'not given')}, expected {FORMAT}."
+            )
+        if metadata.pop("checksum", None) != _checksum(tensors, metadata):
+            raise VectorError(
+                f"{path} was altered or damaged after it was written: its checksum does not match. "
+                "Make it again."
+            )
+        vector = _from_facts({k: json.loads(v) for k, v in metadata.items()}, tensors)
+        if lm is not None and not any_model:
+            vector.require(lm)
+        return vector
+
+    def require(self, lm: LanguageModel) -> None:
+        """Raise :class:`VectorError` unless this vector was made for ``lm``."""
+        made = (self.fingerprint, self.tokenizer_hash, self.template_hash)
+        for what, mine, theirs in zip(
+            ("weights", "tokenizer", "chat template"),
+            made,
+            (lm.fingerprint, lm.tokenizer_hash, lm.template_hash),
+            strict=True,
+        ):
+            if mine != theirs:
+                raise VectorError(
+                    f"This vector was made for {self.model} with {what} {mine}; {lm.name} has {theirs}. "
+                    "Make one for this model, or allow it with any_model (--any-model)."
+                )
+
+
+def library_versions() -> dict[str, str]:
+    """The versions that numbers depend on."""
+    names = ("torch", "transformers", "numpy", "scikit-learn", "unlatch")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def _from_facts(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SteeringVector:
+    recommended, sign_test = facts["recommended"], facts["sign_test"]
+    return SteeringVector(
+        vectors={int(name.removeprefix("layer.")): v for name, v in tensors.items()},
+        kind=facts["kind"],
+        poles=(facts["poles"][0], facts["poles"][1]),
+        estimator=facts["estimator"],
+        read=facts["read"],
+        resid_norm={int(i): x for i, x in facts["resid_norm"].items()},
+        n_pairs=facts["n_pairs"],
+        pairs_hash=facts["pairs_hash"],
+        seed=facts["seed"],
+        model=facts["model"],
+        fingerprint=facts["fingerprint"],
+        tokenizer_hash=facts["tokenizer_hash"],
+        template_hash=facts["template_hash"],
+        reliability={int(i): Reliability(**r) for i, r in facts["reliability"].items()},
+        length_control={int(i): c for i, c in facts["length_control"].items()},
+        recommended=None if recommended is None else Recommendation(**recommended),
+        sign_test=None if sign_test is None else SignTest(**sign_test),
+        versions=facts["versions"],
+    )
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _some(layers: list[int]) -> str:
+    """Layer numbers, a run of them as its ends."""
+    if layers == list(range(layers[0], layers[-1] + 1)) and len(layers) > 2:
+        return f"{layers[0]}..{layers[-1]}"
+    return ", ".join(map(str, layers))
