@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -40,15 +41,7 @@ def capture(lm: LanguageModel, sites: Iterable[Site]) -> Iterator[Activations]:
     """
     activations: Activations = {}
     wanted = _distinct(lm, sites)
-
-    def store(names: Sequence[Site]) -> Tap:
-        def tap(value: Tensor) -> None:
-            for name in names:
-                activations[name] = value.detach()
-
-        return tap
-
-    with tapped(lm.anatomy, {site: store(names) for site, names in wanted.items()}):
+    with tapped(lm.anatomy, {s: partial(_store, activations, names) for s, names in wanted.items()}):
         yield activations
 
 
@@ -65,17 +58,9 @@ def run_to(lm: LanguageModel, batch: Batch, sites: Iterable[Site]) -> Activation
         raise InputError("run_to was given no site; name at least one, e.g. Site(0, 'resid_post').")
     activations: Activations = {}
     last = deepest(list(wanted))
-
-    def store(site: Site, names: Sequence[Site]) -> Tap:
-        def tap(value: Tensor) -> None:
-            for name in names:
-                activations[name] = value.detach()
-            if site == last:
-                raise _Stop
-
-        return tap
-
-    with tapped(lm.anatomy, {site: store(site, names) for site, names in wanted.items()}):
+    taps: dict[Site, Tap] = {s: partial(_store, activations, names) for s, names in wanted.items()}
+    taps[last] = partial(_store_and_stop, activations, wanted[last])
+    with tapped(lm.anatomy, taps):
         try:
             lm.model.base_model(**batch.inputs, use_cache=False)
         except _Stop:
@@ -97,6 +82,16 @@ def stream(
     batches = batches_of(rows, pad_id=lm.pad_id, device=lm.device, row_bytes=per_token, **options)
     for batch in batches:
         yield batch, run_to(lm, batch, sites)
+
+
+def _store(activations: dict[Site, Tensor], names: Sequence[Site], value: Tensor) -> None:
+    for name in names:
+        activations[name] = value.detach()
+
+
+def _store_and_stop(activations: dict[Site, Tensor], names: Sequence[Site], value: Tensor) -> None:
+    _store(activations, names, value)
+    raise _Stop
 
 
 def _distinct(lm: LanguageModel, sites: Iterable[Site]) -> dict[Site, list[Site]]:

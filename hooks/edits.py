@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hooks.errors import VectorError
 from hooks.language_model import LanguageModel
-from hooks.positions import Positions, everything, generated
+from hooks.positions import Positions, everything, first, generated
 from hooks.sites import Site
 
 
@@ -180,11 +180,19 @@ class Clamp:
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """``h[pos] = values[pos]``: another run's activations, by absolute position in the row."""
+    """``h[pos] = values[pos]``: another run's activations, by absolute position in the row.
+
+    Positions past the last value are left as they are, and are not selected.
+    """
 
     site: Site
     values: Float[Tensor, "pos d_model"]
     positions: Positions = field(default=everything)
+
+    def __post_init__(self) -> None:
+        if not len(self.values):
+            raise VectorError(f"There are no values to patch at {self.site}.")
+        object.__setattr__(self, "positions", self.positions & first(len(self.values)))
 
     @property
     def group(self) -> Hashable:

@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from hooks.chat import Prompt, prompt_row
 from hooks.edits import Edit
 from hooks.errors import InputError
-from hooks.inject import Edits, Injection, inject
+from hooks.inject import Edits, inject, open_trackers
 from hooks.language_model import LanguageModel
 from hooks.receipts import Receipt
 from hooks.rows import MAX_ROWS, Batch, Row, batches_of
@@ -191,7 +191,7 @@ def generate_rows(
         injection = stack.enter_context(inject(lm, edits))
         for batch in batches:
             for number, ids, finish, scores in _decode(
-                lm, batch, injection, max_new_tokens, sampling, logprobs, on_tokens
+                lm, batch, max_new_tokens, sampling, logprobs, on_tokens
             ):
                 text = str(lm.tokenizer.decode(ids, skip_special_tokens=True))
                 prompt_tokens = rows[number].prompt_length
@@ -203,7 +203,6 @@ def generate_rows(
 def _decode(
     lm: LanguageModel,
     batch: Batch,
-    injection: Injection,
     max_new_tokens: int,
     sampling: Sampling,
     logprobs: bool,
@@ -213,14 +212,16 @@ def _decode(
     width = batch.input_ids.shape[1]
     row = batch.row
     mask = torch.cat([batch.attention_mask, batch.attention_mask.new_ones(len(row), max_new_tokens)], 1)
-    stops = torch.tensor(sorted(lm.stop_ids), device=lm.device)
+    stops = torch.tensor(sorted(lm.stop_ids), dtype=torch.long, device=lm.device)
     uniforms = torch.stack([sampling.uniforms(n, max_new_tokens) for n in row.tolist()]).to(lm.device)
     out = torch.full((len(row), max_new_tokens), lm.pad_id, device=lm.device)
     scores = torch.zeros(len(row), max_new_tokens, device=lm.device)
     finished = torch.zeros(len(row), dtype=torch.bool, device=lm.device)
     ids, position = batch.input_ids, batch.position_ids
     cache = DynamicCache(config=lm.model.config)
-    injection.tracker.begin(row, batch.prompt_length)
+    trackers = open_trackers(lm)
+    for tracker in trackers:
+        tracker.begin(row, batch.prompt_length)
     for n in range(max_new_tokens):
         logits = lm.model(
             input_ids=ids,
@@ -238,13 +239,15 @@ def _decode(
             on_tokens(int((~finished).sum()))
         ids, position = chosen[:, None], position[:, -1:] + 1
         finished = finished | torch.isin(chosen, stops)
+        mask[:, width + n] = (~finished).long()  # what a finished row is fed is no token of it
         if bool(finished.all()) or n + 1 == max_new_tokens:
             break
         if float(finished.float().mean()) >= COMPACT_SHARE:
             yield from _leave(finished.nonzero()[:, 0], row, out, scores, stops, logprobs)
             stay = (~finished).nonzero()[:, 0]
             cache.batch_select_indices(stay)
-            injection.tracker.keep(stay)
+            for tracker in trackers:
+                tracker.keep(stay)
             row, mask, out, scores, uniforms = (t[stay] for t in (row, mask, out, scores, uniforms))
             ids, position, finished = ids[stay], position[stay], finished[stay]
     yield from _leave(torch.arange(len(row), device=lm.device), row, out, scores, stops, logprobs)

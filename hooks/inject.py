@@ -4,12 +4,15 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from hooks.edits import Edit, widened
 from hooks.errors import EmptySelectionError, InputError
@@ -63,7 +66,7 @@ class Injection:
     @property
     def taps(self) -> dict[Site, Tap]:
         """One tap for each edited site."""
-        return {site: self._tap(groups) for site, groups in self._groups.items()}
+        return {site: partial(self._write_all, groups) for site, groups in self._groups.items()}
 
     def enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the whole model: find out which tokens this pass holds."""
@@ -78,14 +81,15 @@ class Injection:
                     "each row, in the order the rows enter."
                 )
 
-    def _tap(self, groups: Sequence[_Group]) -> Tap:
-        def tap(h: Tensor) -> Tensor | None:
-            new = h
-            for group in groups:
-                new = self._write(group, new)
-            return None if new is h else new
+    def leave(self, _module: nn.Module, _args: object, kwargs: dict[str, Any], _out: object) -> None:
+        """Forward hook of the whole model: remember the cache, to see if its rows are moved."""
+        self.tracker.leave(kwargs.get("past_key_values"))
 
-        return tap
+    def _write_all(self, groups: Sequence[_Group], h: Tensor) -> Tensor | None:
+        new = h
+        for group in groups:
+            new = self._write(group, new)
+        return None if new is h else new
 
     def _write(self, group: _Group, h: Tensor) -> Tensor:
         assert self._frame is not None, "a site fired before the model was entered"
@@ -174,6 +178,14 @@ class Injection:
         )
 
 
+_open: WeakKeyDictionary[PreTrainedModel, list[Injection]] = WeakKeyDictionary()
+
+
+def open_trackers(lm: LanguageModel) -> list[Tracker]:
+    """The trackers of all injections that are open on a model: who decodes tells them of its rows."""
+    return [injection.tracker for injection in _open.get(lm.model, ())]
+
+
 @contextmanager
 def inject(lm: LanguageModel, edits: Edits) -> Iterator[Injection]:
     """Apply ``edits`` to every forward pass of ``lm.model`` while the block is open.
@@ -199,9 +211,12 @@ def inject(lm: LanguageModel, edits: Edits) -> Iterator[Injection]:
     """
     injection = Injection(lm, edits)
     with ExitStack() as stack:
-        handle = lm.model.base_model.register_forward_pre_hook(injection.enter, with_kwargs=True)
-        stack.callback(handle.remove)
+        base = lm.model.base_model
+        stack.callback(base.register_forward_pre_hook(injection.enter, with_kwargs=True).remove)
+        stack.callback(base.register_forward_hook(injection.leave, with_kwargs=True).remove)
         stack.enter_context(tapped(lm.anatomy, injection.taps))
+        _open.setdefault(lm.model, []).append(injection)
+        stack.callback(_open[lm.model].remove, injection)
         yield injection
     injection.receipt()
 

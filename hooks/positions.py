@@ -10,6 +10,7 @@ Rules are causal: whether a token is selected depends on it and on what came bef
                               which produces the first one, and all later ones
     response                  ``generated`` without ``last_prompt``: the response's own tokens
     step(n), steps(a, b)      the token that produces the n-th generated token (from 0); a <= n < b
+    first(n)                  the first n tokens of the row
     last(n)                   the last n tokens of the row as it was first given
     after("text")             from the token that completes the first occurrence of ``text`` on
     think, answer             inside <think>…</think>; ``generated`` outside it
@@ -148,6 +149,21 @@ class _Steps(Positions):
 
 
 @dataclass(frozen=True)
+class _First(Positions):
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise InputError(f"first({self.n}) selects nothing; pass 1 or more.")
+
+    def select(self, frame: Frame) -> Bool[Tensor, "batch chunk"]:
+        return (frame.position >= 0) & (frame.position < self.n)
+
+    def __str__(self) -> str:
+        return f"first({self.n})"
+
+
+@dataclass(frozen=True)
 class _Last(Positions):
     n: int
 
@@ -226,6 +242,7 @@ generated: Positions = _Steps(0, None)
 response: Positions = _Steps(1, None)
 think: Positions = _Think()
 answer: Positions = generated - think
+first = _First
 last = _Last
 after = _After
 mask = _Mask
@@ -250,7 +267,7 @@ _NAMES = {
     "think": think,
     "answer": answer,
 }
-_CALLS = {"step": step, "steps": steps, "last": last, "after": after}
+_CALLS = {"step": step, "steps": steps, "first": first, "last": last, "after": after}
 
 
 def parse_positions(text: str) -> Positions:
@@ -273,7 +290,7 @@ def parse_positions(text: str) -> Positions:
 def _refuse(text: str, why: str) -> InputError:
     return InputError(
         f"Cannot read {text!r} as positions: {why}. Names are {', '.join(_NAMES)}; calls are "
-        f'step(n), steps(a, b), last(n), after("text"); join them with |, & and -.'
+        f'step(n), steps(a, b), first(n), last(n), after("text"); join them with |, & and -.'
     )
 
 
@@ -299,6 +316,7 @@ def _read(node: ast.expr, refuse: "partial[InputError]") -> Positions:
 _ARGUMENTS: dict[str, tuple[type, ...]] = {
     "step": (int,),
     "steps": (int, int),
+    "first": (int,),
     "last": (int,),
     "after": (str,),
 }

@@ -1,7 +1,7 @@
 """What an edited run wrote, cell by cell, and a one-line assertion that it was what was asked."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -90,6 +90,18 @@ class Receipt:
                     f"{len(expected)} cells; position {position} of row {row} at {site} {what} "
                     f"written ({len(cells)} such cells; its prompt has {self.prompt_length[row]} tokens)."
                 )
+
+    def of_site(self, site: Site) -> "Receipt":
+        """The entries of one site."""
+        mine = self.site == self.sites.index(site)
+        return replace(
+            self,
+            sites=(site,),
+            site=np.zeros(int(mine.sum()), dtype=np.int64),
+            row=self.row[mine],
+            position=self.position[mine],
+            ratio=self.ratio[mine],
+        )
 
     def _selected(self, positions: Positions, row: int) -> list[int]:
         completed = {t: torch.tensor([at.get(row, NEVER)]) for t, at in self.found.items()}

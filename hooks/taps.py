@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from jaxtyping import Float
@@ -29,50 +30,53 @@ def tapped(anatomy: Anatomy, taps: Mapping[Site, Tap]) -> Iterator[None]:
         by_layer[site.layer][site.kind] = tap
     with ExitStack() as stack:
         for layer, wanted in by_layer.items():
-            _attach(stack, anatomy.blocks[layer], wanted)
+            _BlockTaps(wanted).attach(stack, anatomy.blocks[layer])
         yield
 
 
-def _attach(stack: ExitStack, block: Block, wanted: Mapping[str, Tap]) -> None:
-    entering: list[Tensor] = []
+class _BlockTaps:
+    """The hooks of one block. Methods, since closures are type-checked anew in the tests each time."""
 
-    def on_input(
-        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    def __init__(self, wanted: Mapping[str, Tap]) -> None:
+        self._wanted = wanted
+        self._entering: Tensor | None = None
+
+    def attach(self, stack: ExitStack, block: Block) -> None:
+        if self._wanted.keys() & {"resid_pre", "resid_mid"}:
+            handle = block.module.register_forward_pre_hook(self._on_input, with_kwargs=True)
+            stack.callback(handle.remove)
+        if self._wanted.keys() & {"attn_out", "resid_mid"}:
+            stack.callback(block.attention.register_forward_hook(self._on_attention).remove)
+        for kind, module in (("mlp_out", block.mlp), ("resid_post", block.module)):
+            if kind in self._wanted:
+                hook = partial(self._on_output, self._wanted[kind])
+                stack.callback(module.register_forward_hook(hook).remove)
+
+    def _on_input(
+        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         resid = args[0] if args else kwargs["hidden_states"]
-        if (tap := wanted.get("resid_pre")) is not None and (new := tap(resid)) is not None:
+        if (tap := self._wanted.get("resid_pre")) is not None and (new := tap(resid)) is not None:
             resid = new
-        entering[:] = [resid]
+        self._entering = resid
         if args:
             return (resid, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": resid}
 
-    def on_attention(_module: nn.Module, _args: object, out: Out) -> object:
+    def _on_attention(self, _module: nn.Module, _args: object, out: Out) -> object:
         value = first(out)
-        if (tap := wanted.get("attn_out")) is not None and (new := tap(value)) is not None:
+        if (tap := self._wanted.get("attn_out")) is not None and (new := tap(value)) is not None:
             value = new
-        if (tap := wanted.get("resid_mid")) is not None:
-            mid = entering[0] + value
+        if (tap := self._wanted.get("resid_mid")) is not None:
+            assert self._entering is not None, "attention ran before its block was entered"
+            mid = self._entering + value
             if (new := tap(mid)) is not None:
                 value = value + (new - mid)
         return with_first(out, value)
 
-    def on_output(kind: str) -> Callable[..., object]:
-        def hook(_module: nn.Module, _args: object, out: Out) -> object:
-            new = wanted[kind](first(out))
-            return None if new is None else with_first(out, new)
-
-        return hook
-
-    if wanted.keys() & {"resid_pre", "resid_mid"}:
-        handle = block.module.register_forward_pre_hook(on_input, with_kwargs=True)
-        stack.callback(handle.remove)
-    if wanted.keys() & {"attn_out", "resid_mid"}:
-        stack.callback(block.attention.register_forward_hook(on_attention).remove)
-    if "mlp_out" in wanted:
-        stack.callback(block.mlp.register_forward_hook(on_output("mlp_out")).remove)
-    if "resid_post" in wanted:
-        stack.callback(block.module.register_forward_hook(on_output("resid_post")).remove)
+    def _on_output(self, tap: Tap, _module: nn.Module, _args: object, out: Out) -> object:
+        new = tap(first(out))
+        return None if new is None else with_first(out, new)
 
 
 def deepest(sites: Sequence[Site]) -> Site:

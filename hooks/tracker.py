@@ -27,7 +27,8 @@ class Tracker:
         self._started = 0
         self._announced: tuple[Tensor, Tensor | None] | None = None
         self._row = self._prompt_length = self._given_length = torch.empty(0, dtype=torch.long)
-        self._latest = self._row[:, None]
+        self._reached = self._row
+        self._keys: Tensor | None = None
         self._completed: dict[str, Tensor] = dict.fromkeys(texts, self._row)
         self._tokens: list[list[int]] = []
         self.rows: dict[int, int] = {}
@@ -47,7 +48,8 @@ class Tracker:
     def keep(self, index: Int[Tensor, " kept"]) -> None:
         """The batch was compacted to the rows at these places of it."""
         self.finish()
-        self._latest = self._latest[index]
+        self._keys = None
+        self._reached = self._reached[index]
         self._row = self._row[index]
         self._prompt_length = self._prompt_length[index]
         self._given_length = self._given_length[index]
@@ -72,7 +74,7 @@ class Tracker:
                 f"to count positions; the model was called with {shape}."
             )
         elif chunk == 1:
-            position = mask.sum(1, keepdim=True) - 1
+            position = torch.where(mask[:, past:] > 0, mask.sum(1, keepdim=True) - 1, -1)
         else:
             new = mask[:, past:].long()
             position = torch.where(new > 0, mask[:, :past].sum(1, keepdim=True) + new.cumsum(1) - 1, -1)
@@ -84,8 +86,23 @@ class Tracker:
                 f"{len(self._row)} rows are running and a pass came with {batch}. Beam search and "
                 "reordered caches cannot be edited: decode with one sequence a row."
             )
+        elif self._reordered(cache):
+            raise InputError(
+                "The cache was reordered since the last pass, as beam search does, so its rows are no "
+                "longer those that the edits follow: decode with one sequence a row, num_beams=1."
+            )
         self._advance(position, tokens)
         return Frame(self._row, position, self._prompt_length, self._given_length, dict(self._completed))
+
+    def leave(self, cache: Any) -> None:
+        """A pass has ended with this cache; no one but it may move rows there until the next."""
+        self._keys = _last_keys(cache)
+
+    def _reordered(self, cache: Any) -> bool:
+        before, keys, self._keys = self._keys, _last_keys(cache), None
+        if before is None or keys is None or keys is before or keys.shape != before.shape:
+            return False
+        return not torch.equal(keys.to(before.device), before)
 
     def _start(self, position: Int[Tensor, "batch chunk"]) -> None:
         length = position.max(1).values + 1
@@ -95,7 +112,7 @@ class Tracker:
             row, prompt_length = self._announced
             self._announced = None
         self._started += len(position)
-        self._row, self._given_length = row, length
+        self._row, self._given_length, self._reached = row, length, torch.zeros_like(length)
         self._prompt_length = length if prompt_length is None else prompt_length
         self._completed = {t: torch.full_like(length, NEVER) for t in self._completed}
         self._tokens = [[] for _ in range(len(position))]
@@ -109,13 +126,11 @@ class Tracker:
             if tokens is None:
                 raise InputError("Positions that look for a text need input_ids, not inputs_embeds.")
             self._read(position, tokens)
-        self._latest = position
+        self._reached = torch.maximum(self._reached, position.max(1).values + 1)
 
     def finish(self) -> None:
         """Note how far the running rows came; called when rows leave and when the run ends."""
-        if len(self._row):
-            ends = (self._latest.max(1).values + 1).tolist()
-            self.seen.update(zip(self._row.tolist(), ends, strict=True))
+        self.seen.update(zip(self._row.tolist(), self._reached.tolist(), strict=True))
 
     def _read(self, position: Int[Tensor, "batch chunk"], tokens: Tensor) -> None:
         """Look for each text in each row; its place is the first token that completes it."""
@@ -143,6 +158,13 @@ class Tracker:
             else:
                 low = middle + 1
         return low
+
+
+def _last_keys(cache: Any) -> Tensor | None:
+    """The keys of the last layer: a new tensor whenever something was done to the cache."""
+    layers = getattr(cache, "layers", None)
+    keys = getattr(layers[-1], "keys", None) if layers else None
+    return keys if isinstance(keys, Tensor) else None
 
 
 def frame_of(lm: LanguageModel, batch: Batch, texts: Iterable[str] = ()) -> Frame:

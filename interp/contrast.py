@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from hooks.capture import stream
@@ -51,6 +51,11 @@ READS: tuple[Positions, ...] = (response, last(1))
 KEPT = 256
 """Pairs whose activations are held, for reliability and for estimators that need single pairs. The
 mean difference is summed over all pairs, so memory does not grow with their number."""
+
+
+ROUNDING = 1e-6
+"""A difference of means below this share of the residual norm is float32 rounding, and counts as zero:
+responses that end in the same token do not differ there before the first block."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +131,10 @@ def contrasts(
         EmptySelectionError: if a read matches no token of some response.
     """
     _check(pairs)
-    chosen = sorted({Site(i, "resid_post").on(lm.n_layers).layer for i in layers or range(lm.n_layers)})
-    if not (kinds and estimators and reads):
-        raise InputError("contrasts needs at least one site kind, one estimator and one read.")
+    wanted = range(lm.n_layers) if layers is None else layers
+    chosen = sorted({Site(i, "resid_post").on(lm.n_layers).layer for i in wanted})
+    if not (kinds and chosen and estimators and reads):
+        raise InputError("contrasts needs at least one site kind, one layer, one estimator and one read.")
     sites = [lm.anatomy.resolve(Site(layer, kind)) for kind in kinds for layer in chosen]
     moments = _moments(lm, pairs, sites, reads, seed, on_tokens)
     made: dict[Recipe, SteeringVector] = {}
@@ -227,19 +233,28 @@ class _Moments:
 
     held: dict[Key, Float[np.ndarray, "two kept d"]]
     norms: dict[Site, float]
-    """Median norm of the residual stream that each site writes to."""
+    """Median norm of the residual stream that each site writes to, over response tokens."""
 
     def vector(self, estimator: Estimator, site: Site, read: Positions) -> Float64[np.ndarray, " d"]:
-        if estimator == "mean_difference":
-            return self.delta[site, read]
-        return estimate(estimator, *self.held[site, read]).astype(np.float64)
+        vector = (
+            self.delta[site, read]
+            if estimator == "mean_difference"
+            else estimate(estimator, *self.held[site, read]).astype(np.float64)
+        )
+        rounding = np.linalg.norm(vector) <= ROUNDING * self.norms[site]
+        return np.zeros_like(vector) if rounding else vector
 
     def length_control(
         self, vector: Float64[np.ndarray, " d"], site: Site, read: Positions
     ) -> dict[str, float]:
+        others = {
+            "cos_matched": self.matched[site],
+            "cos_position_out": vector - self.slope[site] * self.later[read],
+        }
+        floor = ROUNDING * self.norms[site]
         return {
-            "cos_matched": cosine(vector, self.matched[site]),
-            "cos_position_out": cosine(vector, vector - self.slope[site] * self.later[read]),
+            name: cosine(vector, other) if np.linalg.norm(other) > floor else 0.0
+            for name, other in others.items()
         }
 
 
@@ -274,7 +289,7 @@ def _moments(
     norms: dict[Site, list[np.ndarray]] = {site: [] for site in set(streams.values())}
     later, spread = np.zeros(n_reads), 0.0
     for batch, acts in stream(lm, rows, [*sites, *norms]):
-        weights, batch_spread, where = _weights(lm, batch, reads, shared[batch.row.cpu()])
+        weights, batch_spread, where, own = _weights(lm, batch, reads, shared[batch.row.cpu()])
         spread += batch_spread
         signs = sign[batch.row.cpu()]
         later += (signs[:, None] * (weights[:, :n_reads] @ where[..., None])[..., 0].cpu()).sum(0).numpy()
@@ -286,10 +301,9 @@ def _moments(
             for r, read in enumerate(reads):
                 for i, pole, place in places:
                     held[site, read][pole, place] = pooled[i, r].numpy()
-        read_at_all = (weights[:, :n_reads] > 0).any(1)
-        read_at_all[[i for i in range(len(signs)) if i not in {p[0] for p in places}]] = False
+        kept = torch.tensor([n // 2 in slot for n in batch.row.tolist()], device=own.device)
         for site, values in norms.items():
-            values.append(acts[site][read_at_all].float().norm(dim=-1).cpu().numpy())
+            values.append(acts[site][own & kept[:, None]].float().norm(dim=-1).cpu().numpy())
         if on_tokens is not None:
             on_tokens(int(batch.attention_mask.sum()))
     median = {site: float(np.median(np.concatenate(values))) for site, values in norms.items()}
@@ -305,8 +319,8 @@ def _moments(
 
 def _weights(
     lm: LanguageModel, batch: Batch, reads: Sequence[Positions], shared: Int[Tensor, " batch"]
-) -> tuple[Float[Tensor, "batch weights pos"], float, Float[Tensor, "batch pos"]]:
-    """Weights over the tokens of each row; the spread of positions; the positions."""
+) -> tuple[Float[Tensor, "batch weights pos"], float, Float[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    """Weights over the tokens of each row; the spread of positions; the positions; the response."""
     frame = frame_of(lm, batch, {text for read in reads for text in read.texts})
     masks = [read.select(frame) for read in reads]
     for read, mask in zip(reads, masks, strict=True):
@@ -322,4 +336,4 @@ def _weights(
     means = [mask.float() / mask.sum(1, keepdim=True) for mask in masks]
     where = frame.position.float()
     centred = torch.where(own, where - (where * own).sum(1, keepdim=True) / own.sum(1, keepdim=True), 0)
-    return torch.stack([*means, centred], 1), float((centred**2).sum()), where
+    return torch.stack([*means, centred], 1), float((centred**2).sum()), where, own

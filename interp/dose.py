@@ -32,7 +32,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 from transformers import DynamicCache
 
-from hooks.edits import Edit
+from hooks.edits import Edit, widened
 from hooks.errors import InputError
 from hooks.inject import inject
 from hooks.language_model import LanguageModel
@@ -43,6 +43,10 @@ from interp.steering_vector import SteeringVector
 
 STEP = 0.02
 """Dose of the central differences. Float32 noise in the second one stays under 1% there."""
+
+
+SMALLEST = 1e-4
+"""Smallest dose that is aimed at: below it, float32 logits hardly move."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,11 @@ class KLCap:
     curvature: tuple[float, ...]
     """L of each state."""
 
+    local: float
+    """The same quantile of the doses at which the KL's second-order expansion, x^2 Var_p(z'(0)) / 2
+    with p the unedited distribution, reaches ``eps``. Near the truth for a small dose, and no bound.
+    """
+
 
 def exact_cap(a: float, L: float, eps: float) -> float:
     """Largest x >= 0 with (x a + x^2 L / 2)^2 / 4 <= eps; infinite where nothing moves.
@@ -95,9 +104,9 @@ def exact_cap(a: float, L: float, eps: float) -> float:
         0.0555
     """
     root = math.sqrt(eps)
-    if L <= 1e-12 * max(a, 1e-300) ** 2 / root:
-        return math.inf if a == 0 else 2 * root / a
-    return 4 * root / (math.sqrt(a * a + 4 * L * root) + a)  # the same root, without cancellation
+    if a == 0 and L == 0:
+        return math.inf
+    return 4 * root / (math.hypot(a, 2 * math.sqrt(L * root)) + a)  # the same root, without cancellation
 
 
 def kl_nats(
@@ -105,7 +114,8 @@ def kl_nats(
 ) -> Float[Tensor, "*batch"]:
     """KL( softmax(plain) || softmax(edited) ), in nats."""
     p, q = plain.double().log_softmax(-1), edited.double().log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1).clamp(min=0)
+    terms = torch.where(p.isneginf(), 0.0, p.exp() * (p - q))  # a masked token has no share
+    return terms.sum(-1).clamp(min=0)
 
 
 class LastTokens:
@@ -139,7 +149,7 @@ class LastTokens:
             past_key_values=cache,
             use_cache=True,
         ).logits
-        return logits[:, -1].float()
+        return widened(logits[:, -1])
 
     @torch.no_grad()
     def logits(self, edits: Sequence[Edit]) -> Float[Tensor, "states d_vocab"]:
@@ -168,18 +178,22 @@ def kl_cap(
         raise InputError(f"eps={eps}, quantile={quantile}: eps is above 0 and quantile in [0, 1).")
     n = len(states)
 
-    def differences(middle: Sequence[float]) -> tuple[Tensor, Tensor]:
+    def differences(middle: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
         low, mid, high = (
             _centred(states.at_doses(vector, layer, [x + shift for x in middle]).double())
             for shift in (-STEP, 0.0, STEP)
         )
-        return ((high - low) / (2 * STEP)).norm(dim=-1), ((high - 2 * mid + low) / STEP**2).norm(dim=-1)
+        first, second = (high - low) / (2 * STEP), (high - 2 * mid + low) / STEP**2
+        return first.norm(dim=-1), second.norm(dim=-1), first
 
-    slope, curvature = differences([0.0] * n)
+    slope, curvature, derivative = differences([0.0] * n)
     first = [exact_cap(a, L, eps) for a, L in zip(slope.tolist(), curvature.tolist(), strict=True)]
-    _, further = differences([min(x, 1.0) for x in first])
+    _, further, _ = differences([min(x, 1.0) for x in first])
     curvature = torch.maximum(curvature, further)
     caps = [exact_cap(a, L, eps) for a, L in zip(slope.tolist(), curvature.tolist(), strict=True)]
+    p = states.plain.double().softmax(-1)
+    variance = (p * derivative**2).sum(-1) - (p * derivative).sum(-1) ** 2
+    local = (2 * eps / variance.clamp(min=1e-30)).sqrt().cpu().numpy()
     return KLCap(
         dose=float(np.quantile(caps, quantile, method="lower")),
         eps=eps,
@@ -187,6 +201,7 @@ def kl_cap(
         per_state=tuple(caps),
         slope=tuple(slope.tolist()),
         curvature=tuple(curvature.tolist()),
+        local=float(np.quantile(local, quantile, method="lower")),
     )
 
 
@@ -223,9 +238,13 @@ def dose_for_kl(
         kl = measure_kl(states, vector, layer, sign * math.exp(log_dose)).mean
         return math.log(max(kl, 1e-30)) - math.log(target)
 
-    low, high = math.log(1e-4), math.log(largest)
+    low, high = math.log(SMALLEST), math.log(largest)
     if excess(high) <= 0:
         return largest
+    if excess(low) >= 0:
+        raise InputError(
+            f"A KL of {target} nats is passed at a dose of {SMALLEST} already; aim at a larger one."
+        )
     return math.exp(float(brentq(excess, low, high, xtol=0.02)))
 
 
@@ -253,5 +272,6 @@ def kl_throughout(
 
 def _logits(lm: LanguageModel, batch: Batch, edits: Sequence[Edit]) -> Float[Tensor, "batch pos d_vocab"]:
     with inject(lm, edits) as injection:
-        injection.tracker.begin(torch.arange(len(batch.row), device=lm.device), batch.prompt_length)
-        return lm.model(**batch.inputs, use_cache=False).logits
+        injection.tracker.begin(batch.row, batch.prompt_length)
+        logits: Tensor = lm.model(**batch.inputs, use_cache=False).logits
+    return logits

@@ -14,13 +14,15 @@ Sources: Rimsky et al. 2024 (CAA), arXiv:2312.06681; Zou et al. 2023 (RepE), arX
 and Wolf 2004, doi:10.1016/S0047-259X(03)00096-4; scikit-learn for the fits.
 Differs from the sources: logistic and lda are fitted in the span of the given rows, an isometry, so
 n pairs of a wide model cost as little as those of a narrow one. The logistic direction is the same
-there; the shrinkage target of lda is the identity of the span.
+there; lda shrinks each class's covariance toward the identity of the span, not toward its diagonal as
+scikit-learn's ``shrinkage="auto"`` does, so no estimator depends on the choice of axes.
 """
 
 from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
+from sklearn.covariance import LedoitWolf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
@@ -41,12 +43,12 @@ def estimate(
     delta = positive.mean(0) - negative.mean(0)
     match estimator:
         case "mean_difference":
-            return delta
+            return np.asarray(delta)
         case "pca":
             unit = np.linalg.svd(positive - negative, full_matrices=False)[2][0]
         case "logistic" | "lda":
             unit = _boundary(estimator, positive, negative)
-    return unit * (unit @ delta)
+    return np.asarray(unit * (unit @ delta))
 
 
 def _boundary(
@@ -59,14 +61,16 @@ def _boundary(
     basis = span(centred)
     x = centred @ basis.T
     scale = np.sqrt((x**2).sum(1).mean())
+    if scale == 0:  # every row is the same
+        return np.zeros_like(rows[0])
     y = np.repeat([1, 0], len(positive))
     model = (
         LogisticRegression(max_iter=1000)
         if estimator == "logistic"
-        else LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+        else LinearDiscriminantAnalysis(solver="lsqr", covariance_estimator=LedoitWolf())
     )
     normal = np.asarray(model.fit(x / scale, y).coef_[0]) @ basis
-    return normal / max(float(np.linalg.norm(normal)), 1e-12)
+    return np.asarray(normal / max(float(np.linalg.norm(normal)), 1e-12))
 
 
 def span(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "rank d"]:
@@ -74,4 +78,4 @@ def span(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "rank d"]:
     if len(rows) >= rows.shape[1]:
         return np.eye(rows.shape[1], dtype=rows.dtype)
     _, size, basis = np.linalg.svd(rows, full_matrices=False)
-    return np.asarray(basis[size > size[0] * 1e-6])
+    return np.asarray(basis[: max(1, int((size > size[0] * 1e-6).sum()))])

@@ -77,7 +77,7 @@ class SteeringVector:
     """Positions whose mean activation was contrasted."""
 
     resid_norm: Mapping[int, float]
-    """Median norm of the residual stream at the site, over the tokens read: the unit of a dose."""
+    """Median norm of the residual stream at the site, over response tokens: the unit of a dose."""
 
     n_pairs: int
     pairs_hash: str
@@ -127,7 +127,8 @@ class SteeringVector:
                 f"The vector at layer {layer} is {'zero' if norm == 0 else 'not finite'}; "
                 "it cannot steer. Choose another layer, or estimate it from pairs that differ."
             )
-        return vector / norm
+        direction: Tensor = vector / norm
+        return direction
 
     def at(
         self,
@@ -186,6 +187,8 @@ class SteeringVector:
         )
 
     def __mul__(self, factor: float) -> "SteeringVector":
+        if factor < 0:  # plus stays toward the first pole
+            return -(self * -factor)
         return self._combined({i: factor * v for i, v in self.vectors.items()})
 
     __rmul__ = __mul__
@@ -204,7 +207,14 @@ class SteeringVector:
             )
         summed = self._combined({i: v + other.vectors[i] for i, v in self.vectors.items()})
         poles = (f"{self.poles[0]} + {other.poles[0]}", f"{self.poles[1]} + {other.poles[1]}")
-        return replace(summed, poles=poles, estimator=f"{self.estimator} + {other.estimator}")
+        return replace(
+            summed,
+            poles=poles,
+            estimator=f"{self.estimator} + {other.estimator}",
+            read=f"{self.read} + {other.read}",
+            n_pairs=self.n_pairs + other.n_pairs,
+            pairs_hash=f"{self.pairs_hash} + {other.pairs_hash}",
+        )
 
     def __sub__(self, other: "SteeringVector") -> "SteeringVector":
         return self + (-other)
@@ -223,7 +233,7 @@ class SteeringVector:
     def save(self, path: str | Path) -> Path:
         """Write the file, whole or not at all."""
         path = Path(path)
-        tensors = {f"layer.{i}": v.detach().float().cpu().contiguous() for i, v in self.vectors.items()}
+        tensors = {f"layer.{i}": v.detach().float().cpu().clone() for i, v in self.vectors.items()}
         facts = {"format": FORMAT, **self._facts()}
         metadata = {name: json.dumps(value) for name, value in facts.items()}
         metadata["checksum"] = _checksum(tensors, metadata)
@@ -288,7 +298,10 @@ class SteeringVector:
                 f"{path} was altered or damaged after it was written: its checksum does not match. "
                 "Make it again."
             )
-        vector = _from_facts({k: json.loads(v) for k, v in metadata.items()}, tensors)
+        try:
+            vector = _from_facts({k: json.loads(v) for k, v in metadata.items()}, tensors)
+        except (KeyError, TypeError, ValueError) as error:
+            raise VectorError(f"{path} is sealed but not whole: {error!r}. Make it again.") from None
         if lm is not None and not any_model:
             vector.require(lm)
         return vector

@@ -118,15 +118,24 @@ SANDWICH = ("gemma2", "gemma3", "olmo2")
 
 
 def make_model(family: str, *, seed: int = 0) -> PreTrainedModel:
-    """A tiny model in float32 and eval mode, with weights drawn from ``seed``."""
+    """A tiny model in float32 and eval mode, with weights drawn from ``seed``.
+
+    Embeddings are small beside what the blocks write, so that a model whose unembedding is tied to
+    them does not merely repeat its last token.
+    """
     model = AutoModelForCausalLM.from_config(FAMILIES[family]())
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            scale = 0.1 if weight is model.get_input_embeddings().weight else 0.4
-            noise = scale * torch.randn(weight.shape, generator=generator)
-            centred_at_one = weight.dim() == 1 and name.endswith("weight") and bool((weight == 1).all())
-            weight.copy_(noise + 1 if centred_at_one else noise)
+            noise = torch.randn(weight.shape, generator=generator)
+            if weight is model.get_input_embeddings().weight:
+                weight.copy_(0.1 * noise)
+            elif "wpe" in name or name.endswith("bias"):
+                weight.copy_(0.05 * noise)
+            elif weight.dim() == 1:  # a norm's scale, around the one or zero that it starts from
+                weight.add_(0.3 * noise)
+            else:
+                weight.copy_(0.5 * noise)
     return model.eval()
 
 

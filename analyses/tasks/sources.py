@@ -348,7 +348,8 @@ def _gsm8k_solutions(working: str, answer: str) -> dict[str, str]:
     told = _ANNOTATION.sub("", working).strip()
     if told:
         solutions["long"] = f"{told}\n{conclusion}"
-    notes = [note.replace("=", " = ") for note in _ANNOTATION.findall(working) if note.strip()]
+    sides = [note.partition("=") for note in _ANNOTATION.findall(working)]
+    notes = [f"{left} = {right}" for left, _, right in sides if right and left != right]
     if notes:
         solutions["brief"] = " ".join([*(f"{note}." for note in notes), f"Answer: {answer}"])
     return solutions

@@ -148,6 +148,7 @@ _LABELS = frozenset(
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _VARIABLES = frozenset("xyznkKMB")  # "3x"; and "5k" could be a distance or five thousand
 _POWERS = frozenset("^_\\²³")
+_ORDINALS = frozenset({"st", "nd", "rd", "th"})
 _CURRENCY = frozenset("$€£¥₹")
 _DASHES = frozenset("-–—")
 _OPERATORS = frozenset("+-–*/^")
@@ -161,8 +162,8 @@ _UNITS = {word: value for value, word in enumerate(_UNIT_WORDS)}
 _TENS = {word: 10 * value for value, word in enumerate(_TEN_WORDS, start=2)}
 _PARTS = frozenset(
     str.split(
-        "half halves third thirds quarter quarters fourth fourths fifth fifths sixth seventh "
-        "eighth ninth tenth tenths first second"
+        "half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths "
+        "seventh sevenths eighth eighths ninth ninths tenth tenths first second"
     )
 )
 
@@ -211,17 +212,15 @@ def _amounts(text: str) -> list[_Amount]:
     """Every amount written in digits, labels left out."""
     tokens = _Tokens(text)
     amounts: list[_Amount] = []
-    index = marker = 0
-    while index < len(tokens):
-        if tokens[index].kind != "number":
-            index += 1
+    past = marker = 0
+    for index in [i for i, token in enumerate(tokens.list) if token.kind == "number"]:
+        if index < past:
             continue
-        number = index
-        value, index = _magnitude(tokens, number)
-        if value is not None and _is_list_marker(tokens, number, value, marker):
+        value, past = _magnitude(tokens, index)
+        if value is not None and _is_list_marker(tokens, index, value, marker):
             marker = int(value)
-        elif not _is_labelled(tokens, number):
-            amounts.append(_signed(tokens, number, index, value))
+        elif not _is_labelled(tokens, index):
+            amounts.append(_signed(tokens, index, past, value))
     return amounts
 
 
@@ -272,10 +271,12 @@ def _magnitude(tokens: _Tokens, index: int) -> tuple[Fraction | None, int]:
             index += 1
         index += 1
     here = tokens[index]
-    if tokens.touch(index):
+    if here.text == "and" and _is_part(tokens, index):  # 3 and a half
+        value, index = None, index + 3
+    elif tokens.touch(index):
         if here.kind == "number" or here.text in _VARIABLES or here.text in _POWERS:
             value = None
-        elif here.text in ("st", "nd", "rd", "th"):
+        elif here.text in _ORDINALS:
             index += 1
     if tokens[index].text.lower() in _SCALES and value is not None:
         value, index = value * _SCALES[tokens[index].text.lower()], index + 1
@@ -507,7 +508,8 @@ def _single(clause: str, amounts: list[_Amount]) -> Fraction | None:
 
 # Where answers stand.
 
-_BOX = re.compile(r"\\f?boxed ?\{")
+_BOX = re.compile(r"\\(?:boxed|fbox) ?\{")
+_ALGEBRA = re.compile(r"(?<![^\W\d_])[A-Za-z](?![^\W\d_])|\^")
 _STATEMENT = re.compile(
     r"""(?P<marked>\#{4}[ \t]*+)
     | (?<![/\w])(?P<final>final\s{1,4})?answer(?![\w'-])
@@ -529,7 +531,6 @@ _OPENING = re.compile(r"(?:[\s\"'*_:>]|\$\$)*+")
 _DIRECT = re.compile(r"[(\[{ ]*+[-+–]?[ ]?[$€£]?[ ]?[-+–]?\.?[0-9]")
 _SENTENCE_END = re.compile(r"[.!?;](?=[\s\"')*\]]|$)|\n|</")
 _BREAK = re.compile(r"[.!?](?=\s)|[\n,;:(%]|\b(?:or|and|so|then|is|which|rounds?)\b", re.IGNORECASE)
-_ORDINALS = ("st", "nd", "rd", "th")
 _DIGIT = re.compile(r"[0-9]")
 _NOT_A_STATEMENT = re.compile(
     r"\b(?:not|by|found|obtained|calculated|computed|determined|unknown|than|least|most|between"
@@ -583,7 +584,8 @@ def _statements(text: str) -> Iterator[_Statement]:
     for match, limit in zip(reversed(matches), reversed(limits), strict=True):
         if match["marked"] is not None:
             line = text[match.end() : min(limit, match.end() + _CLAUSE)].partition("\n")[0]
-            yield _Statement(line, line, True, "marked")
+            if line.strip():
+                yield _Statement(line, line, True, "marked")
             continue
         colon = any(match[group] is not None for group in ("colon", "named", "header"))
         opening = _OPENING.match(text, match.end())
@@ -621,16 +623,24 @@ def _stated_number(statement: _Statement) -> Fraction | str | None:
 
 
 def _find_number(text: str) -> tuple[Fraction | str, Rule] | None:
-    reading = _read((boxed(text) or "")[:_CLAUSE])
-    if reading is not None:
+    box = (boxed(text) or "")[:_CLAUSE]
+    reading = _read(box)
+    if isinstance(reading, Fraction) or (reading is not None and not _ALGEBRA.search(box)):
         return reading, "boxed"
     text = _without_boxes(text)
     for statement in _statements(text):
         reading = _stated_number(statement)
         if reading is not None:
             return reading, "stated"
-    value = _last_number(text)
+    value = _last_number(_end(text))
+    if value is None:
+        value = _last_number(text)
     return None if value is None else (value, "number")
+
+
+def _end(text: str) -> str:
+    """The last few thousand characters, from a word's start on: where a last number mostly is."""
+    return text if len(text) <= 4000 else text[-4000:].partition(" ")[2]
 
 
 def _last_number(text: str) -> Fraction | None:
@@ -640,7 +650,7 @@ def _last_number(text: str) -> Fraction | None:
     corrects 135 answers and spoils 1.
     """
     amounts = [a for a in _amounts(text) if a.value is not None and not a.joined]
-    amounts = [a for a in amounts if not text[: a.end].endswith(_ORDINALS)] or amounts
+    amounts = [a for a in amounts if text[a.end - 2 : a.end] not in _ORDINALS] or amounts
     if not amounts and len(text) < 500 and len(text.split()) <= 20 and not _DIGIT.search(text):
         amounts = [a for a in _spelled(text) if a.value is not None and not a.joined]
         amounts = [a for a in amounts if a.value != 1] or amounts

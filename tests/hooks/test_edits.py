@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hooks.edits import Add, Clamp, Edit, Patch, ProjectOut
 from hooks.errors import VectorError
-from hooks.positions import everything, generated
+from hooks.positions import everything, first, generated
 from hooks.sites import Site
 
 SITE = Site(1, "resid_post")
@@ -94,7 +94,7 @@ def test_edits_of_a_kind_are_applied_together_and_patches_only_with_their_own_si
 
 def test_vectors_are_added_to_what_is_generated_and_values_are_patched_everywhere_unless_told():
     assert all(e.positions == generated for e in (Add(SITE, V), ProjectOut(SITE, V), Clamp(SITE, V, 1.0)))
-    assert Patch(SITE, H[0]).positions == everything
+    assert Patch(SITE, H[0]).positions == everything & first(5)
     assert all(isinstance(e, Edit) for e in (Add(SITE, V), ProjectOut(SITE, V), Clamp(SITE, V, 1.0), Patch(SITE, H[0])))
 
 
@@ -138,6 +138,8 @@ def test_values_of_another_width_or_not_finite_are_refused(llama):
         Patch(SITE, torch.ones(4, 31)).check(llama)
     with pytest.raises(VectorError, match="values to patch at .* have NaN or infinite entries"):
         Patch(SITE, torch.full((4, D), math.nan)).check(llama)
+    with pytest.raises(VectorError, match="There are no values to patch at blocks.1.hook_resid_post"):
+        Patch(SITE, torch.ones(0, D))
 
 
 def test_a_vector_made_for_another_model_is_refused(llama, tiny):

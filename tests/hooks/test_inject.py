@@ -9,6 +9,7 @@ from hooks.errors import EmptySelectionError, InputError, SiteNotFoundError, Unl
 from hooks.positions import (
     after,
     everything,
+    first,
     generated,
     last,
     last_prompt,
@@ -134,11 +135,11 @@ def test_every_site_of_a_block_can_be_edited_at_once(sequential, batch, vector):
     """They fire in the order of the computation, each on what the one before left."""
     order = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
     sites = [Site(1, kind) for kind in order]
-    edits = [Clamp(site, vector, float(value), everything) for value, site in enumerate(sites, start=1)]
+    edits = [Clamp(s, vector, v, everything) for v, s in zip((1.0, 9.0, 3.0, 4.0, 5.0), sites, strict=True)]
     real, unit = batch.attention_mask.bool(), vector / vector.norm()
     with inject(sequential, edits):
         acts = run_to(sequential, batch, sites)
-    # resid_mid is written by moving attn_out once more: it ends at mid - pre = 3 - 1, not at its own 2 by luck
+    # resid_mid is written by moving attn_out once more, from its own 9 to mid - pre
     for value, site in zip((1, 3 - 1, 3, 4, 5), sites, strict=True):
         found = acts[site][real] @ unit
         torch.testing.assert_close(found, torch.full_like(found, float(value)), atol=1e-4, rtol=0, msg=str(site))
@@ -169,6 +170,16 @@ def test_a_patched_position_affects_only_itself_and_what_follows(llama, rows, ve
     found = logits(llama, one, [Patch(Site(0, "resid_post"), values, last(4))])
     assert torch.equal(found[:9], plain[:9])
     assert (found[9:] - plain[9:]).abs().amax(-1).min() > 1e-3
+
+
+def test_a_patch_that_covers_no_selected_token_is_an_error(llama, rows, vector):
+    """Its values end before the position: it would change nothing, and its receipt would not say so."""
+    short = Patch(Site(1, "resid_post"), vector.expand(4, -1), last_prompt)
+    with pytest.raises(EmptySelectionError, match=r"asked for positions \(last_prompt & first\(4\)\)"):
+        logits(llama, single(rows, 2), [short])
+    with inject(llama, [Patch(Site(1, "resid_post"), vector.expand(4, -1))]) as injection:
+        llama.model(**single(rows, 2).inputs)
+    injection.receipt().check(first(4))
 
 
 # --- which rows, which tokens
@@ -293,20 +304,23 @@ def test_in_float64_an_edit_is_made_in_float64(model_of, tokenizer_with, rows, v
     torch.testing.assert_close(moved, vector.double().expand_as(moved), atol=1e-12, rtol=0)
 
 
-def test_gradients_flow_to_a_vector_that_is_being_trained(llama, batch, vector):
+def test_gradients_flow_to_a_vector_that_is_being_trained(model_of, tokenizer_with, batch, vector):
+    """And are the slope that a finite difference measures."""
+    lm, site, vector = adopt(model_of("gpt2").double(), tokenizer_with()), Site(1, "resid_post"), vector.double()
+
+    def run(v):
+        with inject(lm, [Add(site, v, 0.5)]) as injection:
+            value = lm.model(**batch.inputs, use_cache=False).logits[:, -1].logsumexp(-1).sum()
+        injection.receipt().check(generated)
+        return value
+
     trained = vector.clone().requires_grad_()
-    with inject(llama, [Add(Site(1, "resid_post"), trained, 0.5)]) as injection:
-        llama.model(**batch.inputs, use_cache=False).logits[:, -1].logsumexp(-1).sum().backward()
-    assert trained.grad is not None
-    assert trained.grad.norm() > 0
-    injection.receipt().check(generated)
-
-    def loss(scale):
-        moved = logits(llama, batch, [Add(Site(1, "resid_post"), vector + scale * trained.grad, 0.5)])
-        return moved[[8, 12, 25, 31]].double().logsumexp(-1).sum()
-
-    slope = float((loss(1e-3) - loss(-1e-3)) / 2e-3)
-    assert slope == pytest.approx(float(trained.grad.norm() ** 2), rel=1e-2)
+    run(trained).backward()
+    ahead = 1e-4 * trained.grad / trained.grad.norm()
+    with torch.no_grad():
+        slope = float(run(vector + ahead) - run(vector - ahead)) / 2e-4
+    assert slope > 1e-3
+    assert slope == pytest.approx(float(trained.grad.norm()), rel=1e-5)
 
 
 # --- what is left behind

@@ -18,6 +18,7 @@ from hooks.positions import (
     after,
     answer,
     everything,
+    first,
     generated,
     last,
     last_prompt,
@@ -36,6 +37,7 @@ ATOMS = st.one_of(
     st.sampled_from([everything, prompt, last_prompt, generated, response, think, answer]),
     st.integers(0, 9).map(step),
     st.tuples(st.integers(0, 9), st.integers(1, 5)).map(lambda t: steps(t[0], t[0] + t[1])),
+    st.integers(1, 9).map(first),
     st.integers(1, 9).map(last),
     TEXTS.map(after),
 )
@@ -84,6 +86,7 @@ def test_each_rule_selects_the_cells_of_its_definition(frame):
     assert chosen(response, frame) == {i for i in whole if i >= p}
     assert chosen(step(2), frame) == whole & {p + 1}, "step(n) is the token that PRODUCES the n-th generated"
     assert chosen(steps(1, 4), frame) == whole & {p, p + 1, p + 2}
+    assert chosen(first(3), frame) == whole & {0, 1, 2}
     assert chosen(last(3), frame) == {i for i in range(n) if i >= n - 3}, "last(n) is of the row as given"
     assert chosen(think, frame) == {i for i in whole if opened <= i < closed}
     assert chosen(answer, frame) == chosen(generated, frame) - chosen(think, frame)
@@ -148,7 +151,7 @@ def test_a_rule_reads_back_as_it_prints(rule):
 
 
 @pytest.mark.parametrize(
-    "name", ["all", "prompt", "last_prompt", "generated", "response", "think", "step(3)", "steps(2, 5)", "last(2)"]
+    "name", ["all", "prompt", "last_prompt", "generated", "response", "think", "step(3)", "steps(2, 5)", "first(2)", "last(2)"]
 )
 def test_a_rule_prints_as_it_is_written(name):
     assert str(parse_positions(name)) == name
@@ -196,6 +199,7 @@ def test_any_text_is_read_or_refused(text):
 @pytest.mark.parametrize(
     ("make", "why"),
     [
+        (lambda: first(0), r"first\(0\) selects nothing; pass 1 or more"),
         (lambda: last(0), r"last\(0\) selects nothing; pass 1 or more"),
         (lambda: step(-1), r"steps\(-1, 0\) selects nothing"),
         (lambda: steps(3, 3), r"steps\(3, 3\) selects nothing: steps count from 0"),

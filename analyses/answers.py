@@ -1,0 +1,139 @@
+"""Put problems to a model under many conditions, and score what comes back.
+
+A condition is what is done to the model or to the prompt. Rows of different conditions share a
+batch, each with its own edits, and every edited row is held against its receipt.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from analyses.progress import Stage
+from analyses.run_folder import Record, RunFolder
+from analyses.tasks import Problem, verify
+from hooks.edits import Edit
+from hooks.generate import generate
+from hooks.language_model import LanguageModel
+from hooks.positions import generated
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is done before a problem is answered."""
+
+    name: str
+    edits: tuple[Edit, ...] = ()
+    suffix: str = ""
+    """Added to the problem's text."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The answers to some problems under one condition, in aligned columns."""
+
+    correct: Bool[np.ndarray, " problems"]
+    tokens: Float[np.ndarray, " problems"]
+    """Generated tokens, the end of turn included."""
+
+    truncated: Bool[np.ndarray, " problems"]
+    repetition: Float[np.ndarray, " problems"]
+
+    @staticmethod
+    def of(records: Sequence[Record]) -> "Scores":
+        return Scores(
+            correct=np.array([r["correct"] for r in records], dtype=bool),
+            tokens=np.array([r["tokens"] for r in records], dtype=float),
+            truncated=np.array([r["finish"] == "length" for r in records], dtype=bool),
+            repetition=np.array([r["repetition"] for r in records], dtype=float),
+        )
+
+    def first(self, n: int) -> "Scores":
+        """The same of the first ``n`` problems."""
+        return Scores(self.correct[:n], self.tokens[:n], self.truncated[:n], self.repetition[:n])
+
+
+def answers(
+    run: RunFolder,
+    lm: LanguageModel,
+    conditions: Sequence[Condition],
+    problems: Sequence[Problem],
+    *,
+    max_new_tokens: int,
+    think: bool | None,
+    chunk: int,
+    stage: Stage,
+) -> dict[str, Scores]:
+    """Every problem under every condition; what is on disk already is not run again."""
+    by_name = {condition.name: condition for condition in conditions}
+    by_id = {problem.id: problem for problem in problems}
+
+    def compute(part: Sequence[tuple[str, str]]) -> Sequence[Mapping[str, Any]]:
+        made = _answer(
+            lm,
+            [by_name[name] for name, _ in part],
+            [by_id[item] for _, item in part],
+            max_new_tokens=max_new_tokens,
+            think=think,
+            stage=stage,
+        )
+        stage.rows(len(part))
+        return made
+
+    work = [(condition.name, problem.id) for condition in conditions for problem in problems]
+    records = run.run(work, compute, chunk=chunk)
+    n = len(problems)
+    return {c.name: Scores.of(records[i * n : (i + 1) * n]) for i, c in enumerate(conditions)}
+
+
+def _answer(
+    lm: LanguageModel,
+    conditions: Sequence[Condition],
+    problems: Sequence[Problem],
+    *,
+    max_new_tokens: int,
+    think: bool | None,
+    stage: Stage,
+) -> list[dict[str, Any]]:
+    made = generate(
+        lm,
+        [problem.prompt + condition.suffix for condition, problem in zip(conditions, problems, strict=True)],
+        edits=[list(condition.edits) for condition in conditions],
+        max_new_tokens=max_new_tokens,
+        think=think,
+        max_rows=len(problems),
+        on_tokens=stage.tokens,
+    )
+    edited = [row for row, condition in enumerate(conditions) if condition.edits]
+    for site in made.receipt.sites:
+        rows = [
+            row for row in edited if any(lm.anatomy.resolve(e.site) == site for e in conditions[row].edits)
+        ]
+        made.receipt.of_site(site).check(generated, rows=rows)
+    written = Counter(made.receipt.row.tolist())
+    fields = []
+    for row, (problem, completion) in enumerate(zip(problems, made, strict=True)):
+        verdict = verify(problem.answer, completion.text)
+        fields.append(
+            {
+                "correct": verdict.correct,
+                "stated": verdict.stated,
+                "rule": verdict.rule,
+                "tokens": len(completion.tokens),
+                "words": len(completion.text.split()),
+                "finish": completion.finish,
+                "repetition": round(repetition(completion.tokens), 4),
+                "written": written[row],
+                "text": completion.text,
+            }
+        )
+    return fields
+
+
+def repetition(tokens: Sequence[int], n: int = 4) -> float:
+    """Share of the n-grams of a response that occurred in it before; 0 for a short one."""
+    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0

@@ -1,0 +1,176 @@
+"""The settings of every command, free of torch so that help is quick.
+
+A config holds only what changes the result, in plain types. Where to write and on which device to
+run are matters of the command line.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+KindName = Literal["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
+EstimatorName = Literal["mean_difference", "pca", "logistic", "lda"]
+BUNDLED = "smollm2-135m-instruct"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerbosityConfig:
+    """Is verbosity one direction, and what does it cost to turn it down?"""
+
+    model: str = BUNDLED
+    """Hub id, local folder, .gguf file, or the bundled smollm2-135m-instruct."""
+
+    tasks: str = "word-problems"
+    """Problems: word-problems (built in), a .jsonl, .json or .csv file, or a hub data set id."""
+
+    prompt_field: str | None = None
+    """Field of the task file that holds the prompt; guessed where not given."""
+
+    answer_field: str | None = None
+    """Field of the task file that holds the answer; guessed where not given."""
+
+    pairs: str | None = None
+    """JSONL of {"prompt", "positive": brief, "negative": long}; built from templates if not given."""
+
+    n_pairs: int = 50
+    """Pairs that the vector is estimated from."""
+
+    n_select: int = 32
+    """Problems that choose the layer and the dose. They never score them."""
+
+    n_confirm: int = 120
+    """Problems that score the main conditions."""
+
+    n_random: int = 20
+    """Random directions of the same norm."""
+
+    n_random_problems: int = 16
+    """The first so many of the confirm problems, on which each random direction is scored."""
+
+    layers: tuple[int, ...] = ()
+    """Layers to try; none given means every one from 20% to 90% of the depth."""
+
+    n_layer_problems: int = 8
+    """The first so many of the select problems, on which layers are compared."""
+
+    kl_target: float = 0.2
+    """Layers are compared at the dose where one edited position has this mean KL, in nats."""
+
+    doses: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.6)
+    """Doses of the frontier, as a fraction of the median residual norm."""
+
+    accuracy_tolerance: float = 0.05
+    """Loss of accuracy on the select problems that a dose may have and still be recommended."""
+
+    eps: float = 1e-3
+    """KL in nats at one position that the cap bounds."""
+
+    max_new_tokens: int = 256
+    """Budget of every response, the same in all conditions."""
+
+    estimator: EstimatorName = "mean_difference"
+    """How the vector is estimated."""
+
+    read: str = "response"
+    """Positions whose mean activation is contrasted, e.g. response or last(1)."""
+
+    brief_prompt: str = "Be concise."
+    """What the prompt condition adds to the problem."""
+
+    think: bool | None = None
+    """Thinking on or off, where the chat template has it."""
+
+    chunk: int = 64
+    """Rows that run, and are written, together."""
+
+    seed: int = 0
+    """Seed of the pairs, the controls and the intervals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorConfig:
+    """Estimate a steering vector from contrast pairs, for any model and any concept."""
+
+    model: str = BUNDLED
+    """Hub id, local folder, .gguf file, or the bundled smollm2-135m-instruct."""
+
+    concept: Literal["verbosity", "reasoning"] = "verbosity"
+    """Built-in pairs: brief against long, or step by step against at once. Not used with --pairs."""
+
+    pairs: str | None = None
+    """JSONL of {"prompt"?, "positive", "negative"}: texts, or lists of chat messages."""
+
+    poles: tuple[str, str] | None = None
+    """What the positive and the negative text of --pairs are called."""
+
+    n_pairs: int = 50
+    """How many of the built-in pairs to use."""
+
+    kinds: tuple[KindName, ...] = ("resid_post",)
+    """Site kinds; with several, every combination is estimated and written."""
+
+    layers: tuple[int, ...] = ()
+    """Layers; none given means all."""
+
+    estimators: tuple[EstimatorName, ...] = ("mean_difference",)
+    """Estimators; the first combination is the main file, the others stand beside it."""
+
+    reads: tuple[str, ...] = ("response", "last(1)")
+    """Positions whose mean activation is contrasted."""
+
+    n_null: int = 20
+    """Shuffled-label draws behind each null."""
+
+    seed: int = 0
+    """Seed of the pairs and the nulls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteerConfig:
+    """Answer a prompt plain and steered, side by side."""
+
+    vector: str
+    """A steering vector's .safetensors file."""
+
+    model: str | None = None
+    """The model; not given means the one that the vector was made for."""
+
+    dose: float | None = None
+    """Fraction of the median residual norm; negative steers the other way; default: recommended."""
+
+    layer: int | None = None
+    """Default: recommended."""
+
+    positions: str = "generated"
+    """Which tokens are edited, e.g. generated, all, steps(0, 8)."""
+
+    max_new_tokens: int = 256
+    """Budget of each response."""
+
+    temperature: float = 0.0
+    """0 is greedy."""
+
+    top_p: float = 1.0
+    """Nucleus to sample from."""
+
+    seed: int = 0
+    """Seed of sampling."""
+
+    think: bool | None = None
+    """Thinking on or off, where the chat template has it."""
+
+    any_model: bool = False
+    """Allow a vector that was made for another model."""
+
+
+DEMO = VerbosityConfig(
+    n_pairs=32,
+    n_select=16,
+    n_confirm=32,
+    n_random=20,
+    n_random_problems=4,
+    n_layer_problems=4,
+    layers=(8, 11, 14, 17, 20, 23),
+    doses=(0.1, 0.2, 0.35, 0.5),
+    max_new_tokens=96,
+)
+"""The small setting of ``unlatch demo``."""

@@ -1,0 +1,199 @@
+"""The run folder: what a result looks like on disk, written as it goes and resumable.
+
+    config.json        resolved; ``unlatch replay`` reads it
+    environment.json   versions, machine, device, the model's fingerprint
+    records.jsonl      one line an item and condition, appended a chunk at a time
+    timings.jsonl      seconds and tokens of each chunk; never part of a result
+    vectors/           steering vectors
+    results.json       every number with its n and interval; its presence means the run is complete
+    report.html        made from the others
+
+What is in ``results.json`` depends on the config alone, so a run that was killed and resumed ends
+with the same bytes as one that was not. Chunks are cut before anything runs, and one that is not
+whole on disk is run again as a whole: the same rows always share a batch.
+"""
+
+import errno
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from hooks.errors import RunError
+
+Status = Literal["new", "resumed", "complete"]
+Record = dict[str, Any]
+FREE_BYTES = 64 * 1024 * 1024
+"""Free disk space that a run asks for before it starts."""
+
+
+class RunFolder:
+    """One run on disk. Open it with :meth:`open`, which tells new, resumed and complete apart."""
+
+    def __init__(self, path: Path, status: Status) -> None:
+        self.path = path
+        self.status = status
+        self._records: dict[tuple[str, str], Record] = {}
+        if status != "new":
+            self._read()
+
+    @staticmethod
+    def open(path: Path, command: str, config: Any) -> "RunFolder":
+        """Create the folder, or continue it if it holds an incomplete run of the same config.
+
+        Raises:
+            RunError: if it holds a complete run, or one of another config, or anything else; if it
+                cannot be written, or the disk is nearly full.
+        """
+        wanted = {"command": command, **json.loads(json.dumps(asdict(config)))}
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            if (free := shutil.disk_usage(path).free) < FREE_BYTES:
+                raise RunError(
+                    f"No disk space for a run in {path}: {free >> 20} MiB are free, "
+                    f"{FREE_BYTES >> 20} MiB are asked for. Free some, or pass another --out."
+                )
+            file = path / "config.json"
+            if not file.exists():
+                if any(path.iterdir()):
+                    raise RunError(
+                        f"{path} is not empty and holds no run. Pass another --out; nothing in it was touched."
+                    )
+                write_json(file, wanted)
+                return RunFolder(path, "new")
+            if json.loads(file.read_text()) != wanted:
+                raise RunError(
+                    f"{path} already holds a run with other settings. Pass another --out, or delete it "
+                    "yourself; `unlatch replay` runs its own settings again."
+                )
+            return RunFolder(path, "complete" if (path / "results.json").exists() else "resumed")
+
+    def _read(self) -> None:
+        """Take up the records on disk; a line that was cut off is dropped from the file."""
+        file = self.path / "records.jsonl"
+        if not file.exists():
+            return
+        data = file.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            with writing(file), file.open("r+b") as stream:
+                stream.truncate(whole)
+        for line in data[:whole].decode().splitlines():
+            record = json.loads(line)
+            self._records[record["condition"], record["item"]] = record
+
+    def get(self, condition: str, item: str) -> Record:
+        """The record of one item under one condition."""
+        return self._records[condition, item]
+
+    def run(
+        self,
+        work: Sequence[tuple[str, str]],
+        compute: Callable[[Sequence[tuple[str, str]]], Sequence[Mapping[str, Any]]],
+        *,
+        chunk: int,
+    ) -> list[Record]:
+        """The records of all (condition, item) in ``work``: from disk, or computed and appended.
+
+        Args:
+            compute: Given one chunk of work, returns its records' fields in order.
+            chunk: Rows computed and written together.
+        """
+        for start in range(0, len(work), chunk):
+            part = work[start : start + chunk]
+            if all(key in self._records for key in part):
+                continue
+            began = time.perf_counter()
+            fields = compute(part)
+            seconds = time.perf_counter() - began
+            lines = [
+                {"condition": condition, "item": item, **values}
+                for (condition, item), values in zip(part, fields, strict=True)
+            ]
+            self._append("records.jsonl", lines)
+            self._append("timings.jsonl", [_timing(lines, seconds)])
+            self._records.update({(r["condition"], r["item"]): r for r in lines})
+        return [self._records[key] for key in work]
+
+    def _append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        file = self.path / name
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        with writing(file), file.open("ab") as stream:
+            stream.write(text.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def timings(self) -> list[Record]:
+        """Seconds, tokens and words of each chunk that was run, and its conditions."""
+        file = self.path / "timings.jsonl"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def write(self, name: str, value: Any) -> Path:
+        """Write one JSON file, whole or not at all."""
+        with writing(self.path / name):
+            return write_json(self.path / name, value)
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write one text file, whole or not at all."""
+        with writing(self.path / name):
+            return _replace(self.path / name, text)
+
+
+def _timing(lines: Sequence[Record], seconds: float) -> Record:
+    return {
+        "conditions": sorted({line["condition"] for line in lines}),
+        "rows": len(lines),
+        "seconds": round(seconds, 3),
+        "tokens": sum(line.get("tokens", 0) for line in lines),
+        "words": sum(line.get("words", 0) for line in lines),
+    }
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write JSON that is the same, byte for byte, for the same value; NaN is refused."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return _replace(path, text)
+
+
+def _replace(path: Path, text: str) -> Path:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure to write into an error that says what is safe and what to do."""
+    try:
+        yield
+    except RunError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f"The disk is full: {path} could not be written. Everything written before is whole; "
+                "free some space and give the same command again to go on from there."
+            ) from error
+        raise RunError(f"Cannot write {path}: {error.strerror}. Pass another --out.") from error
+
+
+def environment(**facts: Any) -> dict[str, Any]:
+    """What is needed to say where a number came from."""
+    from interp.steering_vector import library_versions
+
+    return {
+        **facts,
+        "python": platform.python_version(),
+        "platform": platform.system(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "versions": library_versions(),
+    }

@@ -1,0 +1,155 @@
+"""Edits of single latents that keep what the dictionary cannot explain.
+
+A reconstruction misses part of the activation, and putting it in the activation's place costs more
+than most edits do. So only the difference that the latents make is written: with z = encode(h), and
+z' the same with some latents changed,
+
+    h  +=  decode(z') - decode(z),
+
+and where z' = z no bit of h changes.
+
+Source: Templeton et al. 2024, "Scaling Monosemanticity", which leaves the error in likewise.
+Differs from the source: a scale beside the clamp; scaling by 0 ablates.
+"""
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hooks.errors import VectorError
+from hooks.language_model import LanguageModel
+from hooks.positions import Positions, generated
+from hooks.sites import Site
+from saes.dictionary import Dictionary
+
+NUMBERS = 2**25
+"""Latents computed at once, 128 MB of them: a long prompt is encoded a few positions at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClampLatents:
+    """``z'[latent] = value`` for each of ``latents``, whether it was active or not."""
+
+    site: Site
+    dictionary: Dictionary
+    latents: Mapping[int, float]
+    """Value to set, by latent."""
+
+    positions: Positions = field(default=generated)
+
+    @property
+    def group(self) -> Hashable:
+        return ClampLatents, id(self.dictionary), len(self.latents)
+
+    def check(self, lm: LanguageModel) -> None:
+        _check(lm, self.dictionary, self.latents, f"clamp at {self.site}")
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        return torch.tensor(list(self.latents)), torch.tensor(list(map(float, self.latents.values())))
+
+    def apply(
+        self,
+        h: Float[Tensor, "batch chunk d_model"],
+        position: Int[Tensor, "batch chunk"],  # noqa: ARG002
+        *parameters: Tensor,
+    ) -> Float[Tensor, "batch chunk d_model"]:
+        latent, value = parameters
+        return _write(self.dictionary, h, latent, torch.zeros_like(value), value)
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleLatents:
+    """``z'[latent] = factor * z[latent]`` for each of ``latents``: 0 ablates, 1 changes nothing."""
+
+    site: Site
+    dictionary: Dictionary
+    latents: Mapping[int, float]
+    """Factor to scale by, by latent."""
+
+    positions: Positions = field(default=generated)
+
+    @property
+    def group(self) -> Hashable:
+        return ScaleLatents, id(self.dictionary), len(self.latents)
+
+    def check(self, lm: LanguageModel) -> None:
+        _check(lm, self.dictionary, self.latents, f"scale at {self.site}")
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        return torch.tensor(list(self.latents)), torch.tensor(list(map(float, self.latents.values())))
+
+    def apply(
+        self,
+        h: Float[Tensor, "batch chunk d_model"],
+        position: Int[Tensor, "batch chunk"],  # noqa: ARG002
+        *parameters: Tensor,
+    ) -> Float[Tensor, "batch chunk d_model"]:
+        latent, factor = parameters
+        return _write(self.dictionary, h, latent, factor, torch.zeros_like(factor))
+
+
+def _write(
+    dictionary: Dictionary,
+    h: Float[Tensor, "batch chunk d_model"],
+    latent: Int[Tensor, "rows k"],
+    factor: Float[Tensor, "rows k"],
+    value: Float[Tensor, "rows k"],
+) -> Float[Tensor, "batch chunk d_model"]:
+    """``h + decode(z') - decode(z)``, with ``factor * z + value`` at the latents; one row serves all."""
+    moved = []
+    for part in h.split(max(1, NUMBERS // (len(h) * dictionary.d_sae)), dim=1):
+        z = dictionary.encode(part.float())
+        at = latent[:, None].expand(*part.shape[:2], -1)
+        changed = factor[:, None].to(z) * z.gather(-1, at) + value[:, None].to(z)
+        moved.append(dictionary.decode(z.scatter(-1, at, changed)) - dictionary.decode(z))
+    return h + torch.cat(moved, 1).to(h.dtype)
+
+
+def _check(lm: LanguageModel, dictionary: Dictionary, latents: Mapping[int, float], what: str) -> None:
+    if dictionary.d_in != lm.d_model:
+        raise VectorError(
+            f"The dictionary to {what} reads activations {dictionary.d_in} wide; the residual stream "
+            f"of {lm.name} is {lm.d_model}."
+        )
+    if not latents:
+        raise VectorError(f"No latents to {what}. Pass a number for each, e.g. {{17: 0.0}}.")
+    if unknown := [i for i in latents if not 0 <= i < dictionary.d_sae]:
+        raise VectorError(
+            f"No latents {_some(unknown)} to {what}: the dictionary has 0..{dictionary.d_sae - 1}."
+        )
+    if bad := [i for i, number in latents.items() if not math.isfinite(number)]:
+        raise VectorError(f"The numbers of latents {_some(bad)} to {what} are not finite.")
+    _check_float32(lm, dictionary, what)
+
+
+@torch.no_grad()
+def _check_float32(lm: LanguageModel, dictionary: Dictionary, what: str) -> None:
+    """Try the dictionary on the sizes that a residual stream has; half precision ends at 65504."""
+    x = torch.tensor([[0.0], [1.0], [1e5]], device=lm.device) * torch.linspace(
+        -1, 1, dictionary.d_in, device=lm.device
+    )
+    would_work = f"Keep it in float32 on {lm.device}, where the model is."
+    try:
+        z = dictionary.encode(x)
+        back = dictionary.decode(z)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise VectorError(f"The dictionary to {what} cannot read float32: {reason}. {would_work}") from None
+    for name, out, width in (("encode", z, dictionary.d_sae), ("decode", back, dictionary.d_in)):
+        if out.dtype != torch.float32 or out.shape != (len(x), width) or not torch.isfinite(out).all():
+            size = tuple(out.shape)
+            finite = "finite" if torch.isfinite(out).all() else "not finite"
+            raise VectorError(
+                f"The dictionary to {what} is not safe to run: `{name}` of float32 activations up to "
+                f"1e5 gives {out.dtype} of shape {size}, {finite}; expected finite torch.float32 of "
+                f"shape {(len(x), width)}. {would_work}"
+            )
+
+
+def _some(latents: list[int]) -> str:
+    more = f" … ({len(latents) - 5} more)" if len(latents) > 5 else ""
+    return ", ".join(map(str, latents[:5])) + more
