@@ -29,7 +29,10 @@ class VerbosityConfig:
     """Field of the task file that holds the answer; guessed where not given."""
 
     pairs: str | None = None
-    """JSONL of {"prompt", "positive": brief, "negative": long}; built from templates if not given."""
+    """JSONL of {"prompt", "positive": brief, "negative": long}; made from pair_tasks if not given."""
+
+    pair_tasks: str = "word-problems"
+    """Problems whose worked solutions make the pairs: word-problems, or a file such as GSM8K's."""
 
     n_pairs: int = 50
     """Pairs that the vector is estimated from."""
@@ -39,6 +42,9 @@ class VerbosityConfig:
 
     n_confirm: int = 120
     """Problems that score the main conditions."""
+
+    n_control: int = 120
+    """The first so many of the confirm problems, on which shuffled labels and minus are scored."""
 
     n_random: int = 20
     """Random directions of the same norm."""
@@ -166,6 +172,7 @@ DEMO = VerbosityConfig(
     n_pairs=32,
     n_select=16,
     n_confirm=32,
+    n_control=32,
     n_random=20,
     n_random_problems=4,
     n_layer_problems=4,

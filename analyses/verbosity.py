@@ -30,13 +30,13 @@ from analyses.pairs import POLES, builtin_pairs, load_pairs
 from analyses.progress import Stage, progress
 from analyses.report import write_report
 from analyses.run_folder import RunFolder, environment
-from analyses.tasks import Problem, load_problems, split_of, word_problems
+from analyses.tasks import Problem, load_problems, split_of
 from hooks import LanguageModel, load
 from hooks.chat import prompt_row, response_row
 from hooks.errors import InputError
 from hooks.positions import parse_positions
 from hooks.rows import Row
-from interp.contrast import contrast, shuffled
+from interp.contrast import contrasts
 from interp.controls import random_directions
 from interp.dose import LastTokens, dose_for_kl, kl_cap, kl_throughout, measure_kl
 from interp.pairs import Pair
@@ -170,8 +170,10 @@ def _material(config: VerbosityConfig) -> tuple[list[Pair], list[Problem], list[
     if config.pairs is not None:
         pairs = load_pairs(config.pairs)[: config.n_pairs]
     else:
-        built_in = split["fit"] if config.tasks == "word-problems" else word_problems()
-        pairs = builtin_pairs("verbosity", built_in, config.n_pairs, config.seed)
+        worked = load_problems(config.pair_tasks, n=None, seed=config.seed)
+        used = {problem.prompt for problem in [*split["select"], *split["confirm"]]}
+        worked = [problem for problem in worked if problem.prompt not in used]
+        pairs = builtin_pairs("verbosity", worked, config.n_pairs, config.seed)
     return pairs, split["select"][: config.n_select], split["confirm"][: config.n_confirm]
 
 
@@ -182,30 +184,25 @@ def _layers(config: VerbosityConfig, lm: LanguageModel) -> list[int]:
 
 def _vectors(study: Study, pairs: list[Pair]) -> tuple[SteeringVector, SteeringVector]:
     """The vector, and that of the same pairs with the poles of half of them swapped."""
-    stage = study.start("contrast", 2 * len(pairs))
-    made = []
-    for name, chosen, n_null in (
-        ("verbosity", pairs, 20),
-        ("shuffled", shuffled(pairs, seed=study.config.seed), 0),
-    ):
-        file = study.run.path / "vectors" / f"{name}.safetensors"
-        if file.exists():
-            vector = SteeringVector.load(file, study.lm)
-        else:
-            vector = contrast(
-                study.lm,
-                chosen,
-                estimator=study.config.estimator,
-                read=parse_positions(study.config.read),
-                poles=POLES["verbosity"],
-                n_null=n_null,
-                seed=study.config.seed,
-                on_tokens=stage.tokens,
-            )
+    config, folder = study.config, study.run.path / "vectors"
+    files = folder / "estimate.safetensors", folder / "shuffled.safetensors"
+    if not all(file.exists() for file in files):
+        stage = study.start("contrast", 2 * len(pairs))
+        made = contrasts(
+            study.lm,
+            pairs,
+            estimators=(config.estimator,),
+            reads=(parse_positions(config.read),),
+            poles=POLES["verbosity"],
+            with_shuffled=True,
+            seed=config.seed,
+            on_tokens=stage.tokens,
+        )
+        stage.rows(2 * len(pairs))
+        for vector, file in zip(made.values(), files, strict=True):
             vector.save(file)
-        stage.rows(len(pairs))
-        made.append(replace(vector, recommended=None, sign_test=None))
-    return made[0], made[1]
+    vector, nothing = (SteeringVector.load(file, study.lm) for file in files)
+    return vector, nothing
 
 
 def _states(study: Study) -> tuple[LastTokens, LastTokens]:
@@ -359,20 +356,25 @@ def _confirm(
         Condition("plain"),
         Condition("vector", (steer.at(layer, dose=dose),)),
         Condition("prompt", suffix=f"\n\n{config.brief_prompt}"),
+    ]
+    controls = [
         Condition("shuffled", (nothing.at(layer, dose=dose),)),
         Condition("minus", (steer.at(layer, dose=-dose),)),
     ]
     scores: dict[str, Scores] = {}
     for condition in main:
         scores |= study.answers(condition.name, [condition], problems)
+    for condition in controls:
+        scores |= study.answers(condition.name, [condition], problems[: config.n_control])
     n = min(config.n_random_problems, len(problems))
     some = [Condition(f"random:{i}", (r.at(layer, dose=dose),)) for i, r in enumerate(randoms)]
     drawn = study.answers("random", some, problems[:n])
-    kls = _throughout(study, {c.name: c for c in [*main, *some[:3]]})
+    kls = _throughout(study, {c.name: c for c in [*main, *controls, *some[:3]]})
     plain = scores["plain"]
     return {
         "conditions": {
-            name: {**_outcome(mine, plain, config.seed), "kl": kls.get(name)} for name, mine in scores.items()
+            name: {**_outcome(mine, plain.first(len(mine.tokens)), config.seed), "kl": kls.get(name)}
+            for name, mine in scores.items()
         },
         "random": _random(drawn, scores, n, config.seed, kls),
         "power": {

@@ -1,7 +1,9 @@
 """From a prompt to token ids: chat templates, thinking on or off, and where a turn ends."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from hooks.errors import InputError
@@ -45,11 +47,21 @@ def render(
             f"think={think} was asked, but this model's chat template has no `enable_thinking`. "
             "Pass think=None."
         )
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(t) for t in prompt]
     if system is not None:
         turns = [{"role": "system", "content": system}, *turns]
-    options = {} if think is None else {"enable_thinking": think}
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **options))
+    options: dict[str, Any] = {} if think is None else {"enable_thinking": think}
+    try:
+        text = str(
+            tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **options)
+        )
+    except TemplateError as error:
+        raise InputError(f"This model's chat template refuses these turns: {error}") from None
+    if system is not None and system.strip() not in text:
+        raise InputError(
+            "This model's chat template has no system turn and leaves it out. Put the text into the prompt."
+        )
+    return text
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, template: bool = True) -> tuple[int, ...]:
@@ -104,6 +116,7 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase, configured: int | Sequence[int]
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": marker}]
         text = str(tokenizer.apply_chat_template(turns, tokenize=False))
         after = tokenizer(text.rpartition(marker)[2], add_special_tokens=False).input_ids
-        special = [int(i) for i in after if int(i) in set(tokenizer.all_special_ids)]
-        ids.update(special[:1])
+        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        special.update(tokenizer.all_special_ids)
+        ids.update([int(i) for i in after if int(i) in special][:1])
     return ids

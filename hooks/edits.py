@@ -225,4 +225,5 @@ class Patch:
 
 def _unit(vector: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
     vector = widened(vector)
-    return vector / vector.norm()
+    unit: Tensor = vector / vector.norm()
+    return unit

@@ -1,5 +1,6 @@
 """Decode many prompts together, edited or not, and say for each what came out and why it ended."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -78,7 +79,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
+        if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1:
             raise InputError(
                 f"temperature={self.temperature}, top_p={self.top_p}: temperature is 0 (greedy) or "
                 "more, and top_p is in (0, 1]."

@@ -67,7 +67,7 @@ def _convert(file: Path, into: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(**where)
         model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
         # The weights are plain float32 now; transformers calls them quantised and would not save.
-        model.hf_quantizer = None
+        model.hf_quantizer = None  # type: ignore[assignment]
         del model.config.quantization_config
         model.save_pretrained(into)
         tokenizer.save_pretrained(into)

@@ -57,7 +57,7 @@ class Injection:
         self._groups = _compile(lm, edits)
         self._lists = None if all(isinstance(e, Edit) for e in edits) else len(edits)
         texts = {text for groups in self._groups.values() for g in groups for text in g.positions.texts}
-        self.tracker = Tracker(texts, lambda ids: str(lm.tokenizer.decode(ids)))
+        self.tracker = Tracker(texts, lambda ids: str(lm.tokenizer.decode(list(ids))))
         self._frame: Frame | None = None
         self._selected: dict[Positions, Tensor] = {}
         self._places: dict[int, tuple[Tensor, Tensor] | None] = {}

@@ -44,11 +44,11 @@ def load(
         ModelNotFoundError: if there is no such model, or the hub cannot be reached.
         ModelRefusedError: if it fails the self-check, with what failed.
     """
-    source = _source(str(name))
     quiet = _Quiet()
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         with quiet:
+            source = _source(str(name))
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
             model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
     except (OSError, HFValidationError, ValueError) as error:
@@ -58,7 +58,8 @@ def load(
         ) from error
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device).eval()
+    model.to(device)  # type: ignore[arg-type]  # transformers' decorator loses the signature
+    model.eval()
     return adopt(model, tokenizer, name=str(name))
 
 

@@ -169,6 +169,6 @@ def _last_keys(cache: Any) -> Tensor | None:
 
 def frame_of(lm: LanguageModel, batch: Batch, texts: Iterable[str] = ()) -> Frame:
     """The frame of a batch that runs in one pass."""
-    tracker = Tracker(texts, lambda ids: str(lm.tokenizer.decode(ids)))
+    tracker = Tracker(texts, lambda ids: str(lm.tokenizer.decode(list(ids))))
     tracker.begin(batch.row, batch.prompt_length)
     return tracker.frame((), batch.inputs)

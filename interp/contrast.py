@@ -65,9 +65,11 @@ class Recipe:
     kind: SiteKind
     estimator: Estimator
     read: Positions
+    shuffled: bool = False
+    """Estimated after swapping the poles of a random half of the pairs: a vector of nothing."""
 
     def __str__(self) -> str:
-        return f"{self.kind}.{self.estimator}.{self.read}"
+        return f"{self.kind}.{self.estimator}.{self.read}" + (".shuffled" if self.shuffled else "")
 
 
 def contrast(
@@ -115,6 +117,7 @@ def contrasts(
     reads: Sequence[Positions] = READS,
     poles: tuple[str, str] = ("first", "second"),
     n_null: int = 20,
+    with_shuffled: bool = False,
     seed: int = 0,
     on_tokens: Callable[[int], None] | None = None,
 ) -> dict[Recipe, SteeringVector]:
@@ -123,10 +126,12 @@ def contrasts(
     Args:
         layers: None takes every layer.
         n_null: Draws of each shuffled-label null; 0 leaves reliability out.
+        with_shuffled: Also make each vector from shuffled labels, as a control to steer with. Not for
+            pca, whose direction does not depend on the labels.
         on_tokens: Called with the number of tokens of each batch read, for progress.
 
     Raises:
-        InputError: for fewer than four pairs, or a pair of equal texts.
+        InputError: for fewer than four pairs, a pair of equal texts, or shuffled labels with pca.
         SiteNotFoundError: before anything runs.
         EmptySelectionError: if a read matches no token of some response.
     """
@@ -135,45 +140,52 @@ def contrasts(
     chosen = sorted({Site(i, "resid_post").on(lm.n_layers).layer for i in wanted})
     if not (kinds and chosen and estimators and reads):
         raise InputError("contrasts needs at least one site kind, one layer, one estimator and one read.")
+    if with_shuffled and "pca" in estimators:
+        raise InputError(
+            "Shuffled labels are no control for pca: swapping the poles of a pair turns its difference "
+            "around, and leaves the principal direction of the differences as it was. Take another "
+            "estimator, or random directions as the control."
+        )
     sites = [lm.anatomy.resolve(Site(layer, kind)) for kind in kinds for layer in chosen]
     moments = _moments(lm, pairs, sites, reads, seed, on_tokens)
+    recipes = [
+        Recipe(kind, estimator, read, shuffled)
+        for kind in kinds
+        for estimator in estimators
+        for read in reads
+        for shuffled in ((False, True) if with_shuffled else (False,))
+    ]
     made: dict[Recipe, SteeringVector] = {}
-    for kind in kinds:
-        for estimator in estimators:
-            for read in reads:
-                at = {layer: (Site(layer, kind), read) for layer in chosen}
-                vectors = {layer: moments.vector(estimator, *key) for layer, key in at.items()}
-                made[Recipe(kind, estimator, read)] = SteeringVector(
-                    vectors={layer: torch.from_numpy(v).float() for layer, v in vectors.items()},
-                    kind=kind,
-                    poles=poles,
-                    estimator=estimator,
-                    read=str(read),
-                    resid_norm={layer: moments.norms[site] for layer, (site, _) in at.items()},
-                    n_pairs=len(pairs),
-                    pairs_hash=pairs_hash(pairs),
-                    seed=seed,
-                    model=lm.name,
-                    fingerprint=lm.fingerprint,
-                    tokenizer_hash=lm.tokenizer_hash,
-                    template_hash=lm.template_hash,
-                    reliability={
-                        layer: reliability(estimator, *moments.held[key], n_null=n_null, seed=seed)
-                        for layer, key in at.items()
-                        if n_null > 0
-                    },
-                    length_control={
-                        layer: moments.length_control(vectors[layer], *key) for layer, key in at.items()
-                    },
-                    versions=library_versions(),
-                )
+    for recipe in recipes:
+        at = {layer: (Site(layer, recipe.kind), recipe.read) for layer in chosen}
+        vectors = {layer: moments.vector(recipe, site) for layer, (site, _) in at.items()}
+        made[recipe] = SteeringVector(
+            vectors={layer: torch.from_numpy(v).float() for layer, v in vectors.items()},
+            kind=recipe.kind,
+            poles=poles,
+            estimator=f"{recipe.estimator}{' of shuffled labels' if recipe.shuffled else ''}",
+            read=str(recipe.read),
+            resid_norm={layer: moments.norms[site] for layer, (site, _) in at.items()},
+            n_pairs=len(pairs),
+            pairs_hash=pairs_hash(pairs),
+            seed=seed,
+            model=lm.name,
+            fingerprint=lm.fingerprint,
+            tokenizer_hash=lm.tokenizer_hash,
+            template_hash=lm.template_hash,
+            reliability={
+                layer: reliability(recipe.estimator, *moments.poles(recipe, site), n_null=n_null, seed=seed)
+                for layer, (site, _) in at.items()
+                if n_null > 0 and not recipe.shuffled
+            },
+            length_control={
+                layer: moments.length_control(vectors[layer], *key)
+                for layer, key in at.items()
+                if not recipe.shuffled
+            },
+            versions=library_versions(),
+        )
     return made
-
-
-def shuffled(pairs: Sequence[Pair], *, seed: int) -> list[Pair]:
-    """The same pairs with the poles of a random half of them swapped: a vector of nothing."""
-    swap = set(np.random.default_rng(seed).permutation(len(pairs))[: len(pairs) // 2].tolist())
-    return [Pair(p.prompt, p.negative, p.positive) if i in swap else p for i, p in enumerate(pairs)]
 
 
 def pairs_hash(pairs: Sequence[Pair]) -> str:
@@ -219,8 +231,8 @@ Key = tuple[Site, Positions]
 class _Moments:
     """What one pass over the pairs leaves behind; its size does not depend on their number."""
 
-    delta: dict[Key, Float64[np.ndarray, " d"]]
-    """Mean difference over all pairs."""
+    delta: dict[tuple[Site, Positions, bool], Float64[np.ndarray, " d"]]
+    """Mean difference over all pairs, under the given labels and under shuffled ones."""
 
     matched: dict[Site, Float64[np.ndarray, " d"]]
     """The same, read over as many of the first response tokens in both."""
@@ -235,14 +247,27 @@ class _Moments:
     norms: dict[Site, float]
     """Median norm of the residual stream that each site writes to, over response tokens."""
 
-    def vector(self, estimator: Estimator, site: Site, read: Positions) -> Float64[np.ndarray, " d"]:
+    swapped: Bool[np.ndarray, " kept"]
+    """Which of the held pairs the shuffling swaps."""
+
+    def vector(self, recipe: Recipe, site: Site) -> Float64[np.ndarray, " d"]:
         vector = (
-            self.delta[site, read]
-            if estimator == "mean_difference"
-            else estimate(estimator, *self.held[site, read]).astype(np.float64)
+            self.delta[site, recipe.read, recipe.shuffled]
+            if recipe.estimator == "mean_difference"
+            else estimate(recipe.estimator, *self.poles(recipe, site)).astype(np.float64)
         )
         rounding = np.linalg.norm(vector) <= ROUNDING * self.norms[site]
         return np.zeros_like(vector) if rounding else vector
+
+    def poles(
+        self, recipe: Recipe, site: Site
+    ) -> tuple[Float[np.ndarray, "kept d"], Float[np.ndarray, "kept d"]]:
+        """The held activations at the first pole and at the second, under the recipe's labels."""
+        first, second = self.held[site, recipe.read]
+        if not recipe.shuffled:
+            return first, second
+        swap = self.swapped[:, None]
+        return np.where(swap, second, first), np.where(swap, first, second)
 
     def length_control(
         self, vector: Float64[np.ndarray, " d"], site: Site, read: Positions
@@ -280,35 +305,49 @@ def _moments(
     lengths = [len(row.tokens) - row.prompt_length for row in rows]
     shared = torch.tensor([min(lengths[i - i % 2 : i - i % 2 + 2]) for i in range(len(rows))])
     sign = torch.tensor([1.0 if i % 2 == 0 else -1.0 for i in range(len(rows))]) / len(pairs)
-    chosen = np.random.default_rng(seed).permutation(len(pairs))[:KEPT]
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(pairs))[:KEPT]
+    swap = np.isin(np.arange(len(pairs)), rng.permutation(len(pairs))[: len(pairs) // 2])
+    relabel = torch.tensor([-1.0 if swap[i // 2] else 1.0 for i in range(len(rows))])
     slot = {int(pair): place for place, pair in enumerate(sorted(chosen.tolist()))}
     streams = {site: _stream_site(lm, site) for site in sites}
     n_reads, d = len(reads), lm.d_model
-    total = {site: np.zeros((n_reads + 2, d)) for site in sites}
+    total = {site: np.zeros((2 * n_reads + 2, d)) for site in sites}  # reads, matched, slope, shuffled reads
     held = {(site, read): np.zeros((2, len(slot), d), np.float32) for site in sites for read in reads}
     norms: dict[Site, list[np.ndarray]] = {site: [] for site in set(streams.values())}
     later, spread = np.zeros(n_reads), 0.0
     for batch, acts in stream(lm, rows, [*sites, *norms]):
         weights, batch_spread, where, own = _weights(lm, batch, reads, shared[batch.row.cpu()])
         spread += batch_spread
-        signs = sign[batch.row.cpu()]
+        numbers = batch.row.tolist()
+        signs, relabelled = sign[numbers], (sign * relabel)[numbers]
         later += (signs[:, None] * (weights[:, :n_reads] @ where[..., None])[..., 0].cpu()).sum(0).numpy()
-        scale = torch.cat([signs[:, None].expand(-1, n_reads + 1), torch.ones(len(signs), 1)], 1)
-        places = [(i, n % 2, slot[n // 2]) for i, n in enumerate(batch.row.tolist()) if n // 2 in slot]
+        scale = torch.stack(
+            [*[signs] * (n_reads + 1), torch.ones(len(signs)), *[relabelled] * n_reads], dim=1
+        ).double()
+        here = [i for i, n in enumerate(numbers) if n // 2 in slot]
+        pole, place = [numbers[i] % 2 for i in here], [slot[numbers[i] // 2] for i in here]
         for site in sites:
             pooled = (weights @ acts[site].float()).cpu()
-            total[site] += torch.einsum("br,brd->rd", scale.double(), pooled.double()).numpy()
+            summed = torch.cat([pooled, pooled[:, :n_reads]], 1).double()
+            total[site] += torch.einsum("br,brd->rd", scale, summed).numpy()
             for r, read in enumerate(reads):
-                for i, pole, place in places:
-                    held[site, read][pole, place] = pooled[i, r].numpy()
-        kept = torch.tensor([n // 2 in slot for n in batch.row.tolist()], device=own.device)
+                held[site, read][pole, place] = pooled[here, r].numpy()
+        kept = torch.zeros(len(numbers), dtype=torch.bool, device=own.device)
+        kept[here] = True
         for site, values in norms.items():
             values.append(acts[site][own & kept[:, None]].float().norm(dim=-1).cpu().numpy())
         if on_tokens is not None:
             on_tokens(int(batch.attention_mask.sum()))
     median = {site: float(np.median(np.concatenate(values))) for site, values in norms.items()}
     return _Moments(
-        delta={(site, read): total[site][r] for site in sites for r, read in enumerate(reads)},
+        delta={
+            (site, read, shuffled): total[site][r + shuffled * (n_reads + 2)]
+            for site in sites
+            for r, read in enumerate(reads)
+            for shuffled in (False, True)
+        },
+        swapped=swap[sorted(slot)],
         matched={site: total[site][n_reads] for site in sites},
         slope={site: total[site][n_reads + 1] / max(spread, 1e-12) for site in sites},
         later={read: float(later[r]) for r, read in enumerate(reads)},

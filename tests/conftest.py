@@ -98,16 +98,15 @@ FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
     "mistral": lambda: MistralConfig(**_GROUPED, head_dim=8, sliding_window=_WINDOW),
     "qwen2": lambda: Qwen2Config(**_GROUPED),
     "qwen3": lambda: Qwen3Config(**_GROUPED, head_dim=8),
-    "gemma2": lambda: Gemma2Config(
-        **_GROUPED, head_dim=8, query_pre_attn_scalar=8, sliding_window=_WINDOW
-    ),
+    "gemma2": lambda: Gemma2Config(**_GROUPED, head_dim=8, query_pre_attn_scalar=8, sliding_window=_WINDOW),
     "gemma3": lambda: Gemma3TextConfig(
-        **_GROUPED, head_dim=8, query_pre_attn_scalar=8, sliding_window=_WINDOW,
+        **_GROUPED,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        sliding_window=_WINDOW,
         layer_types=["sliding_attention", "sliding_attention", "full_attention"],
     ),
-    "gpt2": lambda: GPT2Config(
-        **{k: v for k, v in _SIZES.items() if k != "intermediate_size"}, n_inner=40
-    ),
+    "gpt2": lambda: GPT2Config(**{k: v for k, v in _SIZES.items() if k != "intermediate_size"}, n_inner=40),
     "neox": lambda: GPTNeoXConfig(**_SIZES, use_parallel_residual=True),
     "neox-sequential": lambda: GPTNeoXConfig(**_SIZES, use_parallel_residual=False),
     "phi": lambda: PhiConfig(**_GROUPED),

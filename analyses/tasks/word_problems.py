@@ -128,7 +128,7 @@ _TEMPLATES: dict[str, tuple[_Template, ...]] = {
             things=_PAPER,
         ),
         _Template(
-            facts=("a garden has {x} rows", "there are {y} {things} in every row"),
+            facts=("{A} has a garden with {x} rows", "there are {y} {things} in every row"),
             asks="How many {things} grow in the garden?",
             goal="how many {things} grow in the garden",
             steps=(_Step("x", "*", "y", "each of the rows holds equally many {things}"),),

@@ -76,7 +76,9 @@ def test_a_block_without_an_mlp_is_refused_with_its_children(model_of):
     for layer in model.model.layers:
         layer.mixture = layer.mlp
         del layer.mlp
-    with pytest.raises(ModelRefusedError, match="a block has children self_attn, .*expected an attention among"):
+    with pytest.raises(
+        ModelRefusedError, match=r"a block has children self_attn, .*expected an attention among"
+    ):
         find_anatomy(model)
 
 

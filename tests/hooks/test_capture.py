@@ -154,15 +154,14 @@ def test_capture_leaves_no_trace(lm, batch, hook_count):
     assert torch.equal(forward(lm, batch).logits, plain)
 
 
-def test_an_exception_inside_capture_leaves_no_hook(llama, batch, hook_count):
+def test_an_exception_inside_capture_leaves_no_hook(llama, hook_count):
     before = hook_count(llama.model)
     with pytest.raises(ZeroDivisionError), capture(llama, every_site(llama)):
-        forward(llama, batch)
         raise ZeroDivisionError
     assert hook_count(llama.model) == before
 
 
-def test_a_forward_pass_that_fails_in_run_to_leaves_no_hook(llama, rows, hook_count):
+def test_a_forward_pass_that_fails_in_run_to_leaves_no_hook(llama, hook_count):
     before = hook_count(llama.model)
     bad = pad_left([Row((llama.d_vocab + 5,), 1)], [0], pad_id=0, device=CPU)
     with pytest.raises(IndexError):
@@ -193,7 +192,9 @@ def test_capture_inside_an_injection_reads_after_the_edit(lm, batch, vector):
     with inject(lm, [Add(site, vector, positions=everything)]), capture(lm, [site]) as acts:
         forward(lm, batch)
     real = batch.attention_mask.bool()
-    torch.testing.assert_close((acts[site] - plain)[real], vector.expand(int(real.sum()), -1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        (acts[site] - plain)[real], vector.expand(int(real.sum()), -1), atol=1e-4, rtol=0
+    )
 
 
 def test_captured_tensors_carry_no_gradient(llama, batch):
@@ -210,7 +211,9 @@ def test_activations_are_in_the_models_dtype(model_of, tokenizer_with, batch):
 # --- refusals
 
 
-@pytest.mark.parametrize("record", [lambda lm, batch, s: run_to(lm, batch, s), lambda lm, _, s: capture(lm, s).__enter__()])
+@pytest.mark.parametrize(
+    "record", [lambda lm, batch, s: run_to(lm, batch, s), lambda lm, _, s: capture(lm, s).__enter__()]
+)
 @pytest.mark.parametrize("site", [Site(7, "resid_post"), Site(-4, "attn_out")])
 def test_a_site_that_is_not_there_is_refused_and_leaves_no_hook(llama, batch, hook_count, record, site):
     before = hook_count(llama.model)

@@ -35,7 +35,9 @@ UNIT = V / V.norm()
 
 @given(st.floats(-8, 8))
 def test_adding_moves_by_the_scaled_vector_and_nothing_else(scale):
-    torch.testing.assert_close(written(Add(SITE, V, scale), H) - H, (scale * V).expand_as(H), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        written(Add(SITE, V, scale), H) - H, (scale * V).expand_as(H), atol=1e-5, rtol=0
+    )
 
 
 def test_projecting_out_leaves_nothing_along_the_vector_and_the_rest_as_it_was():
@@ -95,7 +97,10 @@ def test_edits_of_a_kind_are_applied_together_and_patches_only_with_their_own_si
 def test_vectors_are_added_to_what_is_generated_and_values_are_patched_everywhere_unless_told():
     assert all(e.positions == generated for e in (Add(SITE, V), ProjectOut(SITE, V), Clamp(SITE, V, 1.0)))
     assert Patch(SITE, H[0]).positions == everything & first(5)
-    assert all(isinstance(e, Edit) for e in (Add(SITE, V), ProjectOut(SITE, V), Clamp(SITE, V, 1.0), Patch(SITE, H[0])))
+    assert all(
+        isinstance(e, Edit)
+        for e in (Add(SITE, V), ProjectOut(SITE, V), Clamp(SITE, V, 1.0), Patch(SITE, H[0]))
+    )
 
 
 # --- refusals
@@ -105,7 +110,9 @@ ALONG = {"add": Add, "project out": ProjectOut, "clamp along": partial(Clamp, va
 
 @pytest.mark.parametrize("what", ALONG)
 def test_a_vector_that_points_nowhere_is_refused(llama, what):
-    with pytest.raises(VectorError, match=f"The vector to {what} at blocks.1.hook_resid_post is all zero: it points"):
+    with pytest.raises(
+        VectorError, match=f"The vector to {what} at blocks.1.hook_resid_post is all zero: it points"
+    ):
         ALONG[what](SITE, torch.zeros(D)).check(llama)
 
 
@@ -129,21 +136,27 @@ def test_a_vector_of_another_width_is_refused_with_both_widths(llama, what, widt
 @pytest.mark.parametrize("size", [math.nan, math.inf])
 @pytest.mark.parametrize("make", [Add, ProjectOut, Clamp])
 def test_a_size_that_is_not_finite_is_refused(llama, make, size):
-    with pytest.raises(VectorError, match=rf"at blocks.1.hook_resid_post has the (scale|value) {size}; pass a finite"):
+    with pytest.raises(
+        VectorError, match=rf"at blocks.1.hook_resid_post has the (scale|value) {size}; pass a finite"
+    ):
         make(SITE, V, size).check(llama)
 
 
 def test_values_of_another_width_or_not_finite_are_refused(llama):
-    with pytest.raises(VectorError, match="values to patch at .* are 31 wide; this model's residual stream is 32"):
+    with pytest.raises(
+        VectorError, match=r"values to patch at .* are 31 wide; this model's residual stream is 32"
+    ):
         Patch(SITE, torch.ones(4, 31)).check(llama)
-    with pytest.raises(VectorError, match="values to patch at .* have NaN or infinite entries"):
+    with pytest.raises(VectorError, match=r"values to patch at .* have NaN or infinite entries"):
         Patch(SITE, torch.full((4, D), math.nan)).check(llama)
-    with pytest.raises(VectorError, match="There are no values to patch at blocks.1.hook_resid_post"):
+    with pytest.raises(VectorError, match=r"There are no values to patch at blocks\.1\.hook_resid_post"):
         Patch(SITE, torch.ones(0, D))
 
 
 def test_a_vector_made_for_another_model_is_refused(llama, tiny):
     other = tiny("qwen2")
     Add(SITE, V, made_for=llama.fingerprint).check(llama)
-    with pytest.raises(VectorError, match=f"made for the model with fingerprint {llama.fingerprint}; tiny-qwen2 has"):
+    with pytest.raises(
+        VectorError, match=f"made for the model with fingerprint {llama.fingerprint}; tiny-qwen2 has"
+    ):
         Add(SITE, V, made_for=llama.fingerprint).check(other)

@@ -4,6 +4,7 @@ The reference throughout is a loop of ten lines that uses no cache: it runs one 
 first token at every step, under the same edits.
 """
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -131,7 +132,9 @@ def as_given(positions, prompts):
     cells = torch.zeros(len(prompts), 40, dtype=torch.bool)
     for number, row in enumerate(prompts):
         length = torch.tensor([len(row.tokens)])
-        frame = Frame(torch.tensor([number]), torch.arange(40)[None], torch.tensor([row.prompt_length]), length)
+        frame = Frame(
+            torch.tensor([number]), torch.arange(40)[None], torch.tensor([row.prompt_length]), length
+        )
         cells[number] = positions.select(frame)[0]
     return mask(cells)
 
@@ -167,7 +170,9 @@ def test_steering_a_thought_or_what_follows_is_the_loop_without_a_cache(
     opened, closed = prompts[row].prompt_length - 2, prompts[row].prompt_length + at
     assert made.receipt.found["</think>"][row] == closed
     written = set(made.receipt.position[made.receipt.row == row].tolist())
-    assert written == set(range(opened, closed) if positions == think else range(closed, made.receipt.seen[row]))
+    assert written == set(
+        range(opened, closed) if positions == think else range(closed, made.receipt.seen[row])
+    )
     check_against_uncached(lm, prompts, made, edits)
     made.receipt.check(positions)
 
@@ -283,7 +288,10 @@ def test_each_row_of_a_batch_carries_its_own_edits(lm, prompts, vector):
     edits = [
         two_edits(vector, generated),
         [Add(Site(1, "resid_post"), -vector, 0.5, everything)],
-        [Clamp(Site(2, "resid_pre"), vector, 9.0, prompt), Add(Site(0, "attn_out"), vector, positions=step(2))],
+        [
+            Clamp(Site(2, "resid_pre"), vector, 9.0, prompt),
+            Add(Site(0, "attn_out"), vector, positions=step(2)),
+        ],
         [],
     ]
     together = generate_rows(lm, prompts, edits=edits, max_new_tokens=N, logprobs=True)
@@ -308,7 +316,10 @@ def test_values_of_another_run_can_be_patched_into_a_prompt(llama, prompts):
     assert [c.tokens for c in generate_rows(llama, prompts, edits=edits, max_new_tokens=1)] == [
         c.tokens for c in theirs
     ]
-    same(generate_rows(llama, lengths, edits=edits, max_new_tokens=N), generate_rows(llama, lengths, max_new_tokens=N))
+    same(
+        generate_rows(llama, lengths, edits=edits, max_new_tokens=N),
+        generate_rows(llama, lengths, max_new_tokens=N),
+    )
 
 
 # --- around the user's own calls
@@ -326,23 +337,27 @@ def test_an_injection_works_around_the_users_own_generate(lm, prompts, vector):
 def test_beam_search_is_refused(lm, prompts, vector):
     """It moves rows in the cache behind the edits' back."""
     batch = pad_left(prompts, range(4), pad_id=0, device=CPU)
-    with pytest.raises(InputError, match="cache was reordered .*one sequence a row, num_beams=1"), inject(
-        lm, two_edits(vector, generated)
+    with (
+        pytest.raises(InputError, match=r"cache was reordered .*one sequence a row, num_beams=1"),
+        inject(lm, two_edits(vector, generated)),
     ):
         lm.model.generate(
-            batch.input_ids, attention_mask=batch.attention_mask, num_beams=3, do_sample=False, max_new_tokens=12,
+            batch.input_ids,
+            attention_mask=batch.attention_mask,
+            num_beams=3,
+            do_sample=False,
+            max_new_tokens=12,
             pad_token_id=0,
-        )  # fmt: skip
+        )
 
 
 def test_a_batch_that_changes_under_an_open_injection_is_refused(llama, prompts, vector):
     batch = pad_left(prompts, range(4), pad_id=0, device=CPU)
-    with pytest.raises(InputError, match="4 rows are running and a pass came with 2"), inject(
-        llama, two_edits(vector, generated)
-    ):
+    with inject(llama, two_edits(vector, generated)):
         cache = llama.model(**batch.inputs).past_key_values
         cache.batch_select_indices(torch.tensor([0, 2]))
-        llama.model(torch.tensor([[7], [8]]), past_key_values=cache)
+        with pytest.raises(InputError, match="4 rows are running and a pass came with 2"):
+            llama.model(torch.tensor([[7], [8]]), past_key_values=cache)
 
 
 def test_a_loop_of_ones_own_is_followed_through_its_cache(lm, prompts, vector):
@@ -471,7 +486,9 @@ def test_logprobs_are_those_of_a_teacher_forced_pass(lm, prompts, vector, temper
         with torch.no_grad(), inject(lm, edits) as injection:
             injection.tracker.begin(one.row, one.prompt_length)
             all_nats = lm.model(**one.inputs).logits[0].log_softmax(-1)
-        produced = all_nats[row.prompt_length - 1 : -1].gather(1, torch.tensor(completion.tokens)[:, None])[:, 0]
+        produced = all_nats[row.prompt_length - 1 : -1].gather(1, torch.tensor(completion.tokens)[:, None])[
+            :, 0
+        ]
         assert completion.logprobs == pytest.approx(produced.tolist(), abs=2e-3)
 
 
@@ -479,7 +496,12 @@ def test_progress_adds_up_to_the_tokens_that_were_made(llama, reading, many, vec
     lm = ending(llama, reading, many, vector, generated)
     steps_made = []
     made = generate_rows(
-        lm, many, edits=two_edits(vector, generated), max_new_tokens=12, max_rows=7, on_tokens=steps_made.append
+        lm,
+        many,
+        edits=two_edits(vector, generated),
+        max_new_tokens=12,
+        max_rows=7,
+        on_tokens=steps_made.append,
     )
     assert sum(steps_made) == sum(len(c.tokens) for c in made)
     assert all(c.logprobs is None for c in made)
@@ -544,7 +566,16 @@ def test_another_number_of_edit_lists_than_prompts_is_refused(llama, rows, vecto
         generate_rows(llama, rows, edits=[[edit], [edit]])
 
 
-@pytest.mark.parametrize("options", [{"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.5}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": -0.1},
+        {"temperature": math.nan},
+        {"temperature": math.inf},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+    ],
+)
 def test_a_sampler_out_of_range_is_refused(llama, options):
     with pytest.raises(InputError, match=r"temperature is 0 \(greedy\) or more, and top_p is in \(0, 1\]"):
         generate(llama, ["the"], **options)
@@ -552,7 +583,9 @@ def test_a_sampler_out_of_range_is_refused(llama, options):
 
 def test_an_edit_that_never_finds_its_text_is_an_error(llama, rows, vector):
     edits = [Add(Site(1, "resid_post"), vector, positions=after("never said"))]
-    with pytest.raises(EmptySelectionError, match=r"asked for positions after\('never said'\), and none of the 4 rows"):
+    with pytest.raises(
+        EmptySelectionError, match=r"asked for positions after\('never said'\), and none of the 4 rows"
+    ):
         generate_rows(llama, rows, edits=edits, max_new_tokens=3)
 
 

@@ -94,10 +94,15 @@ def test_adding_and_taking_away_in_one_pass_cancels(lm, batch, vector):
 
 def test_an_edited_batch_of_padded_rows_is_each_row_alone(lm, rows, batch, vector):
     """T5, under an edit."""
-    edits = [Add(Site(1, "resid_post"), vector, positions=prompt - last(2)), ProjectOut(Site(2, "attn_out"), vector)]
+    edits = [
+        Add(Site(1, "resid_post"), vector, positions=prompt - last(2)),
+        ProjectOut(Site(2, "attn_out"), vector),
+    ]
     together = logits(lm, batch, edits).split([len(r.tokens) for r in rows])
     for number in range(len(rows)):
-        torch.testing.assert_close(together[number], logits(lm, single(rows, number), edits), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(
+            together[number], logits(lm, single(rows, number), edits), atol=1e-3, rtol=1e-3
+        )
 
 
 def test_adding_raises_the_component_by_the_square_of_the_norm(lm, batch, vector):
@@ -117,10 +122,15 @@ def test_adding_raises_the_component_by_the_square_of_the_norm(lm, batch, vector
 def test_what_is_projected_out_or_clamped_is_so_in_the_running_model(lm, batch, vector):
     real, unit = batch.attention_mask.bool(), vector / vector.norm()
     for site in every_site(lm):
-        for edit, component in ((ProjectOut(site, vector, 1.0, everything), 0.0), (Clamp(site, vector, 3.0, everything), 3.0)):
+        for edit, component in (
+            (ProjectOut(site, vector, 1.0, everything), 0.0),
+            (Clamp(site, vector, 3.0, everything), 3.0),
+        ):
             with inject(lm, [edit]):
                 left = run_to(lm, batch, [site])[site][real] @ unit
-            torch.testing.assert_close(left, torch.full_like(left, component), atol=1e-4, rtol=0, msg=str(site))
+            torch.testing.assert_close(
+                left, torch.full_like(left, component), atol=1e-4, rtol=0, msg=str(site)
+            )
 
 
 def test_an_edit_at_resid_mid_is_the_same_edit_at_attn_out(sequential, batch, vector):
@@ -142,7 +152,9 @@ def test_every_site_of_a_block_can_be_edited_at_once(sequential, batch, vector):
     # resid_mid is written by moving attn_out once more, from its own 9 to mid - pre
     for value, site in zip((1, 3 - 1, 3, 4, 5), sites, strict=True):
         found = acts[site][real] @ unit
-        torch.testing.assert_close(found, torch.full_like(found, float(value)), atol=1e-4, rtol=0, msg=str(site))
+        torch.testing.assert_close(
+            found, torch.full_like(found, float(value)), atol=1e-4, rtol=0, msg=str(site)
+        )
 
 
 # --- patching
@@ -191,7 +203,10 @@ def test_each_row_can_carry_its_own_edits(lm, rows, batch, vector):
         [Add(Site(0, "resid_post"), vector, positions=everything)],
         [ProjectOut(Site(1, "mlp_out"), vector, positions=last(2)), Add(Site(2, "resid_pre"), vector, -1.0)],
         [],
-        [Add(Site(0, "resid_post"), -vector, positions=everything), Clamp(Site(2, "resid_post"), vector, 4.0)],
+        [
+            Add(Site(0, "resid_post"), -vector, positions=everything),
+            Clamp(Site(2, "resid_post"), vector, 4.0),
+        ],
     ]
     together = logits(lm, batch, edits).split([len(r.tokens) for r in rows])
     for number in range(4):
@@ -297,7 +312,11 @@ def test_edits_work_in_the_models_own_dtype(model_of, tokenizer_with, batch, vec
 
 
 def test_in_float64_an_edit_is_made_in_float64(model_of, tokenizer_with, rows, vector):
-    lm, site, one = adopt(model_of("llama").double(), tokenizer_with()), Site(1, "resid_post"), single(rows, 0)
+    lm, site, one = (
+        adopt(model_of("llama").double(), tokenizer_with()),
+        Site(1, "resid_post"),
+        single(rows, 0),
+    )
     before = run_to(lm, one, [site])[site]
     with inject(lm, [Add(site, vector, 1.0, everything)]):
         moved = run_to(lm, one, [site])[site] - before
@@ -306,7 +325,11 @@ def test_in_float64_an_edit_is_made_in_float64(model_of, tokenizer_with, rows, v
 
 def test_gradients_flow_to_a_vector_that_is_being_trained(model_of, tokenizer_with, batch, vector):
     """And are the slope that a finite difference measures."""
-    lm, site, vector = adopt(model_of("gpt2").double(), tokenizer_with()), Site(1, "resid_post"), vector.double()
+    lm, site, vector = (
+        adopt(model_of("gpt2").double(), tokenizer_with()),
+        Site(1, "resid_post"),
+        vector.double(),
+    )
 
     def run(v):
         with inject(lm, [Add(site, v, 0.5)]) as injection:
@@ -338,8 +361,7 @@ def test_an_exception_removes_every_hook(lm, batch, vector, hook_count):
     before = hook_count(lm.model)
     edits = [Add(site, vector) for site in every_site(lm)]
     with pytest.raises(ZeroDivisionError), inject(lm, edits):
-        lm.model(**batch.inputs)
-        raise ZeroDivisionError
+        raise ZeroDivisionError(lm.model(**batch.inputs))
     assert hook_count(lm.model) == before
     with pytest.raises(IndexError), inject(lm, edits):
         lm.model(torch.tensor([[lm.d_vocab + 5]]))
@@ -354,7 +376,9 @@ def test_an_exception_removes_every_hook(lm, batch, vector, hook_count):
         (ProjectOut(Site(1, "resid_post"), torch.ones(7)), VectorError),
     ],
 )
-def test_an_edit_that_does_not_fit_is_refused_before_anything_is_hooked(llama, vector, hook_count, edit, error):
+def test_an_edit_that_does_not_fit_is_refused_before_anything_is_hooked(
+    llama, vector, hook_count, edit, error
+):
     before, good = hook_count(llama.model), Add(Site(0, "resid_post"), vector)
     for edits in ([good, edit], [[good], [good, edit]]):
         with pytest.raises(error), inject(llama, edits):
@@ -395,14 +419,20 @@ def test_a_block_in_which_nothing_runs_is_no_error(llama, vector):
 
 def test_a_mixture_of_edits_and_lists_of_edits_is_refused(llama, vector):
     edit = Add(Site(1, "resid_post"), vector)
-    with pytest.raises(UnlatchError, match="a list of edits for each row; not a mixture"), inject(llama, [edit, [edit]]):
+    with (
+        pytest.raises(UnlatchError, match="a list of edits for each row; not a mixture"),
+        inject(llama, [edit, [edit]]),
+    ):
         pass
 
 
 def test_more_rows_than_lists_of_edits_are_refused(llama, batch, vector):
     """They would run unedited, without a word."""
     edit = Add(Site(1, "resid_post"), vector)
-    with pytest.raises(InputError, match="2 lists of edits and row 3 is running"), inject(llama, [[edit], [edit]]):
+    with (
+        pytest.raises(InputError, match="2 lists of edits and row 3 is running"),
+        inject(llama, [[edit], [edit]]),
+    ):
         llama.model(**batch.inputs)
 
 

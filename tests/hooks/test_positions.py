@@ -43,7 +43,9 @@ ATOMS = st.one_of(
 )
 RULES = st.recursive(
     ATOMS,
-    lambda part: st.builds(lambda a, o, b: {"|": a | b, "&": a & b, "-": a - b}[o], part, st.sampled_from("|&-"), part),
+    lambda part: st.builds(
+        lambda a, o, b: {"|": a | b, "&": a & b, "-": a - b}[o], part, st.sampled_from("|&-"), part
+    ),
     max_leaves=6,
 )
 
@@ -99,7 +101,11 @@ def test_generated_includes_the_last_prompt_token():
     assert chosen(response, frame) == {3, 4}
 
 
-@given(frames(), ATOMS.filter(lambda r: not isinstance(r, after)), ATOMS.filter(lambda r: not isinstance(r, after)))
+@given(
+    frames(),
+    ATOMS.filter(lambda r: not isinstance(r, after)),
+    ATOMS.filter(lambda r: not isinstance(r, after)),
+)
 def test_rules_combine_as_sets_do(frame, a, b):
     assert chosen(a | b, frame) == chosen(a, frame) | chosen(b, frame)
     assert chosen(a & b, frame) == chosen(a, frame) & chosen(b, frame)
@@ -110,7 +116,9 @@ def test_rules_combine_as_sets_do(frame, a, b):
 @given(frames(), RULES)
 def test_padding_is_never_selected(frame, rule):
     texts = {t: torch.tensor([0]) for t in rule.texts}
-    frame = Frame(frame.row, frame.position, frame.prompt_length, frame.given_length, {**texts, **frame.completed})
+    frame = Frame(
+        frame.row, frame.position, frame.prompt_length, frame.given_length, {**texts, **frame.completed}
+    )
     assert not (rule.select(frame) & (frame.position < 0)).any()
 
 
@@ -151,7 +159,19 @@ def test_a_rule_reads_back_as_it_prints(rule):
 
 
 @pytest.mark.parametrize(
-    "name", ["all", "prompt", "last_prompt", "generated", "response", "think", "step(3)", "steps(2, 5)", "first(2)", "last(2)"]
+    "name",
+    [
+        "all",
+        "prompt",
+        "last_prompt",
+        "generated",
+        "response",
+        "think",
+        "step(3)",
+        "steps(2, 5)",
+        "first(2)",
+        "last(2)",
+    ],
 )
 def test_a_rule_prints_as_it_is_written(name):
     assert str(parse_positions(name)) == name
@@ -183,7 +203,9 @@ def test_operators_bind_as_in_python():
     ],
 )
 def test_what_is_no_rule_is_refused_with_the_names_that_are(text, why):
-    with pytest.raises(InputError, match=re.escape(f"Cannot read {text!r} as positions: {why}. Names are all, ")):
+    with pytest.raises(
+        InputError, match=re.escape(f"Cannot read {text!r} as positions: {why}. Names are all, ")
+    ):
         parse_positions(text)
 
 
@@ -215,7 +237,9 @@ def test_a_rule_that_can_select_nothing_is_refused_when_it_is_made(make, why):
 
 def test_a_mask_with_too_few_rows_is_refused():
     frame = Frame(torch.tensor([2]), torch.arange(3)[None], torch.tensor([3]), torch.tensor([3]))
-    with pytest.raises(InputError, match="mask has 2 rows and row 2 is running; pass one row of the mask for each"):
+    with pytest.raises(
+        InputError, match="mask has 2 rows and row 2 is running; pass one row of the mask for each"
+    ):
         mask(torch.ones(2, 3, dtype=torch.bool)).select(frame)
 
 
@@ -240,8 +264,14 @@ def places(text, line, decode, cuts):
     return tracker.found[text].get(0)
 
 
-@given(st.text(alphabet="ab é</think>", min_size=1, max_size=40), st.text(alphabet="ab é", min_size=1, max_size=4), st.data())
-def test_a_text_is_found_at_the_token_that_completes_it_however_the_row_is_cut(tokenizer_with, row, text, data):
+@given(
+    st.text(alphabet="ab é</think>", min_size=1, max_size=40),
+    st.text(alphabet="ab é", min_size=1, max_size=4),
+    st.data(),
+)
+def test_a_text_is_found_at_the_token_that_completes_it_however_the_row_is_cut(
+    tokenizer_with, row, text, data
+):
     tokenizer = tokenizer_with()
     line = tokenizer(row).input_ids
     cuts = data.draw(st.lists(st.integers(1, max(1, len(line) - 1))))

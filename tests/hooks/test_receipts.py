@@ -110,7 +110,7 @@ def test_a_receipt_error_is_an_assertion_error(steered):
         steered.receipt.check(everything)
 
 
-def test_each_cell_that_is_missing_or_added_is_noticed(llama, batch, rows, vector):
+def test_each_cell_that_is_missing_or_added_is_noticed(llama, batch, vector):
     """Whatever single cell an edit leaves out or adds, the check of the whole fails, and names it."""
     whole = torch.ones(4, 13, dtype=torch.bool)
     for row, position in ((0, 0), (1, 3), (2, 12), (3, 5)):
@@ -118,11 +118,15 @@ def test_each_cell_that_is_missing_or_added_is_noticed(llama, batch, rows, vecto
         missing[row, position] = False
         with inject(llama, [Add(SITE, vector, positions=mask(missing))]) as injection:
             llama.model(**batch.inputs)
-        with pytest.raises(ReceiptError, match=rf"position {position} of row {row} at .* was not written \(1 such"):
+        with pytest.raises(
+            ReceiptError, match=rf"position {position} of row {row} at .* was not written \(1 such"
+        ):
             injection.receipt().check(everything)
-        with pytest.raises(ReceiptError, match=rf"position {position} of row {row} at .* was also written \(1 such"):
-            with inject(llama, [Add(SITE, vector, positions=everything)]) as injection:
-                llama.model(**batch.inputs)
+        with inject(llama, [Add(SITE, vector, positions=everything)]) as injection:
+            llama.model(**batch.inputs)
+        with pytest.raises(
+            ReceiptError, match=rf"position {position} of row {row} at .* was also written \(1 such"
+        ):
             injection.receipt().check(mask(missing))
         injection.receipt().check(mask(missing) | mask(~missing))
 
@@ -148,7 +152,9 @@ def test_it_prints_in_one_line_what_was_written_where_and_how_much(steered):
     text = str(steered.receipt)
     n = len(steered.receipt)
     assert "\n" not in text
-    assert text.startswith(f"receipt: {n} cells written in 4 of 4 rows (8 on prompt tokens, {n - 8} on generated")
+    assert text.startswith(
+        f"receipt: {n} cells written in 4 of 4 rows (8 on prompt tokens, {n - 8} on generated"
+    )
     assert "at blocks.0.hook_attn_out, blocks.1.hook_resid_post; |dh|/|h| median " in text
 
 
@@ -156,5 +162,7 @@ def test_a_row_prints_its_positions_as_spans(llama, rows, vector):
     positions = (prompt - first(1) - last_prompt) | step(2)
     edits = [[Add(SITE, vector, positions=positions)], [], [], []]
     receipt = generate_rows(llama, rows, edits=edits, max_new_tokens=4).receipt
-    assert receipt.of_row(0).startswith("row 0: positions 1-7, 10 of 12 (prompt 9) at blocks.1.hook_resid_post")
+    assert receipt.of_row(0).startswith(
+        "row 0: positions 1-7, 10 of 12 (prompt 9) at blocks.1.hook_resid_post"
+    )
     assert receipt.of_row(1) == "row 1: nothing written"

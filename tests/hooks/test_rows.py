@@ -23,13 +23,22 @@ def test_a_padded_batch_holds_each_row_whole_at_its_right_end(lengths, data):
         assert tuple(batch.input_ids[place, width - n :].tolist()) == rows[number].tokens
         assert batch.input_ids[place, : width - n].tolist() == [7] * (width - n)
         assert batch.attention_mask[place].tolist() == [0] * (width - n) + [1] * n
-        assert batch.position_ids[place, width - n :].tolist() == list(range(n)), "positions count without padding"
+        assert batch.position_ids[place, width - n :].tolist() == list(range(n)), (
+            "positions count without padding"
+        )
         assert int(batch.prompt_length[place]) == rows[number].prompt_length
-    assert batch.input_ids.shape[1] == max(len(rows[n].tokens) for n in numbers), "no wider than its longest row"
+    assert batch.input_ids.shape[1] == max(len(rows[n].tokens) for n in numbers), (
+        "no wider than its longest row"
+    )
     assert set(batch.inputs) == {"input_ids", "attention_mask", "position_ids"}
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 7), st.integers(1, 2000), st.integers(1, 9))
+@given(
+    st.lists(st.integers(1, 50), min_size=1, max_size=40),
+    st.integers(1, 7),
+    st.integers(1, 2000),
+    st.integers(1, 9),
+)
 def test_a_plan_has_every_row_once_longest_first_within_its_limits(lengths, row_bytes, free, max_rows):
     groups = plan(lengths, row_bytes=row_bytes, free_bytes=free, max_rows=max_rows)
     assert sorted(n for group in groups for n in group) == list(range(len(lengths)))
@@ -64,6 +73,6 @@ def test_by_default_a_batch_has_no_more_rows_than_the_measured_best():
 
 @pytest.mark.parametrize(("tokens", "prompt_length"), [((), 0), ((1, 2), 0), ((1, 2), 3), ((1,), -1)])
 def test_a_row_without_a_prompt_or_shorter_than_it_is_refused(tokens, prompt_length):
-    text = rf"A row of {len(tokens)} tokens cannot have a prompt of {prompt_length}; a prompt has at least one token"
+    text = f"A row of {len(tokens)} tokens cannot have a prompt of {prompt_length}; a prompt has at least one"
     with pytest.raises(InputError, match=text):
         Row(tokens, prompt_length)

@@ -37,13 +37,17 @@ def test_a_negative_layer_counts_from_the_end_as_in_a_list(n_layers, data):
 
 @pytest.mark.parametrize("name", ["", "resid_post", "blocks.x.hook_resid_post", "resid_post[3]", "3"])
 def test_what_is_no_site_is_refused_with_the_spellings_that_are(name):
-    with pytest.raises(SiteNotFoundError, match=r"Cannot read .* as a site\. Write blocks\.3\.hook_resid_post"):
+    with pytest.raises(
+        SiteNotFoundError, match=r"Cannot read .* as a site\. Write blocks\.3\.hook_resid_post"
+    ):
         Site.parse(name)
 
 
 @pytest.mark.parametrize("name", ["blocks.3.hook_z", "hook_resid.3", "head(2)"])
 def test_an_unknown_kind_is_refused_with_the_kinds_there_are(name):
-    with pytest.raises(SiteNotFoundError, match="No site kind .* The kinds are resid_pre, attn_out, resid_mid"):
+    with pytest.raises(
+        SiteNotFoundError, match=r"No site kind .* The kinds are resid_pre, attn_out, resid_mid"
+    ):
         Site.parse(name)
 
 

@@ -255,6 +255,7 @@ def test_several_numbers_are_reported_as_they_were_written():
         ("10", "It drove 10 meters after the 3rd turn.", "number"),
         ("18", "18. That is how many there are.", "number"),
         ("18", "He gets eighteen apples", "number"),
+        ("18", "She pays 3 * 6 = **$18.00**.", "number"),
         ("20", "One of them has twenty.", "number"),
     ],
 )

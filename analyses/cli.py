@@ -1,0 +1,138 @@
+"""The command line: one subcommand a question, flags from its config, heavy imports only when it runs."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from analyses.configs import DEMO, SteerConfig, VectorConfig, VerbosityConfig
+
+SUMMARY = """Find out what post-training added to a language model, and what was already there.
+
+  unlatch demo       the main job, small, on the bundled model
+  unlatch verbosity  is verbosity one direction, and what does it cost to turn it down?
+  unlatch vector     a steering vector for any model and concept, with its reliability
+  unlatch steer      a prompt answered plain and steered, side by side
+  unlatch replay     a run again, from its config
+
+`unlatch COMMAND --help` lists a command's settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run is written, and where the model runs."""
+
+    out: Path
+    """Run folder to create, or to continue if it holds an unfinished run of the same settings."""
+
+    device: str | None = None
+    """Device of the model, e.g. cpu or cuda:0; default: a GPU where there is one."""
+
+
+def demo(place: Annotated[Place, tyro.conf.arg(name="")]) -> Path:
+    """The main job in a small setting on the bundled model: a vector, a dose, and a report."""
+    from analyses import verbosity
+
+    return verbosity.run(DEMO, place.out, device=place.device, command="demo")
+
+
+def verbosity(
+    place: Annotated[Place, tyro.conf.arg(name="")],
+    config: Annotated[VerbosityConfig, tyro.conf.arg(name="")],
+) -> Path:
+    """Is verbosity one direction, and what does it cost to turn it down?
+
+    Estimates the vector (brief minus long), chooses a layer and a dose on problems that do not
+    score them, tests the sign, and compares it with the prompt and with random directions.
+    """
+    from analyses import verbosity
+
+    return verbosity.run(config, place.out, device=place.device)
+
+
+def vector(
+    place: Annotated[Place, tyro.conf.arg(name="")], config: Annotated[VectorConfig, tyro.conf.arg(name="")]
+) -> Path:
+    """A steering vector for any model and concept, with the table that says whether to trust it."""
+    from analyses import vector
+
+    return vector.run(config, place.out, device=place.device)
+
+
+def steer(
+    prompt: Annotated[str, tyro.conf.Positional],
+    config: Annotated[SteerConfig, tyro.conf.arg(name="")],
+    device: str | None = None,
+) -> None:
+    """A prompt answered plain and steered, side by side, with the receipt.
+
+    Args:
+        prompt: What to answer.
+        device: Device of the model, e.g. cpu or cuda:0; default: a GPU where there is one.
+    """
+    from rich.console import Console
+
+    from analyses.steer import show, steer
+
+    show(steer(config, prompt, device=device), Console())
+
+
+def replay(
+    run: Annotated[Path, tyro.conf.Positional], place: Annotated[Place, tyro.conf.arg(name="")]
+) -> Path:
+    """Run a run again from its config.json, and say whether the numbers came out the same.
+
+    Args:
+        run: The run folder to replay.
+    """
+    from analyses.replay import replay
+
+    return replay(run, place.out, device=place.device)
+
+
+COMMANDS: dict[str, Callable[..., Path | None]] = {
+    "demo": demo,
+    "verbosity": verbosity,
+    "vector": vector,
+    "steer": steer,
+    "replay": replay,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. 0: done; 1: a bug; 2: your input; 130: interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(SUMMARY)
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        print(f"unlatch: no command {name!r}. Commands are {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    try:
+        made = tyro.cli(
+            COMMANDS[name],
+            prog=f"unlatch {name}",
+            args=arguments[1:],
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+        )
+    except KeyboardInterrupt:
+        print("unlatch: interrupted; give the same command again to go on from there.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        from hooks.errors import UnlatchError  # imports torch: only once something has run
+
+        if not isinstance(error, UnlatchError):
+            raise
+        print(f"unlatch: {error}", file=sys.stderr)
+        return 2
+    if made is not None:
+        print(made)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

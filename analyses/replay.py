@@ -1,0 +1,54 @@
+"""Run a run again from its ``config.json``, and say whether the numbers came out the same."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from analyses.configs import VectorConfig, VerbosityConfig
+from analyses.progress import console
+from hooks.errors import InputError
+
+CONFIGS: dict[str, type[Any]] = {
+    "verbosity": VerbosityConfig,
+    "demo": VerbosityConfig,
+    "vector": VectorConfig,
+}
+
+
+def replay(folder: Path, out: Path, *, device: str | None = None) -> Path:
+    """Run the settings of ``folder`` into ``out``; returns the new run's folder."""
+    command, config = read_config(folder)
+    if command == "vector":
+        from analyses import vector
+
+        made = vector.run(config, out, device=device)
+    else:
+        from analyses import verbosity
+
+        made = verbosity.run(config, out, device=device, command=command)
+    before, after = folder / "results.json", made / "results.json"
+    if before.exists():
+        same = before.read_bytes() == after.read_bytes()
+        console.print(f"results.json is {'the same, byte for byte' if same else 'different'} from {folder}'s")
+    return made
+
+
+def read_config(folder: Path) -> tuple[str, Any]:
+    """The command and the config of a run folder."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise InputError(f"{folder} holds no run: there is no config.json. Pass a folder that a run wrote.")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file} is not JSON (line {error.lineno}); it was altered or damaged.") from None
+    command = values.pop("command", None)
+    if command not in CONFIGS:
+        raise InputError(f"{file} is of the command {command!r}; known are {', '.join(CONFIGS)}.")
+    kind = CONFIGS[command]
+    known = {field.name for field in fields(kind)}
+    if values.keys() != known:
+        odd = sorted(values.keys() ^ known)
+        raise InputError(f"{file} and this version differ in the settings {', '.join(odd)}.")
+    return command, kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
