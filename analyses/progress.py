@@ -34,11 +34,11 @@ class _Speed(TextColumn):
 class Stage:
     """One task of the bar: report rows as they finish, and tokens as they come."""
 
-    def __init__(self, bar: Progress, description: str, total: float) -> None:
+    def __init__(self, bar: Progress, description: str, total: int) -> None:
         self._bar, self._tokens = bar, 0
         self._task = bar.add_task(description, total=total, tokens=0)
 
-    def rows(self, n: float = 1) -> None:
+    def rows(self, n: int = 1) -> None:
         self._bar.advance(self._task, n)
 
     def tokens(self, n: int) -> None:
@@ -47,7 +47,7 @@ class Stage:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str, float], Stage]]:
+def progress() -> Iterator[Callable[[str, int], Stage]]:
     """Yields a function that starts a stage: ``stage = start("layers", total=48)``."""
     columns = (
         SpinnerColumn(),
@@ -60,7 +60,7 @@ def progress() -> Iterator[Callable[[str, float], Stage]]:
     )
     with Progress(*columns, console=console) as bar:
 
-        def start(description: str, total: float) -> Stage:
+        def start(description: str, total: int) -> Stage:
             return Stage(bar, description, total)
 
         yield start

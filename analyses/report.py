@@ -191,7 +191,7 @@ def _frontier(results: Mapping[str, Any]) -> go.Figure:
             x=[row["tokens"]["estimate"]],
             y=[100 * row["accuracy"]["estimate"]],
             error_x=_bars([row["tokens"]]),
-            error_y=_bars([row["accuracy"]], 100),
+            error_y=_bars([row["accuracy"]], 100.0),
             text=[f"{NAMES[name]} (confirm, n = {row['n']})"],
             mode="markers",
             marker={"size": 11, "color": COLOURS[name]},
@@ -242,7 +242,7 @@ def _layers(results: Mapping[str, Any]) -> go.Figure:
     figure.add_bar(
         x=[row["layer"] for row in table],
         y=[100 * row["tokens_change"]["estimate"] for row in table],
-        error_y=_bars([row["tokens_change"] for row in table], 100),
+        error_y=_bars([row["tokens_change"] for row in table], 100.0),
         text=[f"{row['lost']:+d} lost" for row in table],
         marker_color=[
             COLOURS["vector"] if row["layer"] == results["layers"]["chosen"] else "#9db4cc" for row in table

@@ -68,7 +68,7 @@ class Study:
     run: RunFolder
     select: list[Problem]
     confirm: list[Problem]
-    start: Callable[[str, float], Stage]
+    start: Callable[[str, int], Stage]
 
     def answers(
         self, what: str, conditions: Sequence[Condition], problems: Sequence[Problem]
@@ -83,6 +83,10 @@ class Study:
             chunk=self.config.chunk,
             stage=self.start(what, len(conditions) * len(problems)),
         )
+
+    def scores(self, condition: str, problems: Sequence[Problem]) -> Scores:
+        """Of problems that have been answered under a condition."""
+        return Scores.of([self.run.get(condition, problem.id) for problem in problems])
 
     def text(self, condition: str, problem: Problem) -> str:
         return str(self.run.get(condition, problem.id)["text"])
@@ -331,7 +335,7 @@ def _sign(study: Study, vector: SteeringVector, layer: int, dose: float, plain: 
     minus = study.answers(
         "sign", [Condition(f"dose:{-dose:g}", (vector.at(layer, dose=-dose),))], study.select
     )[f"dose:{-dose:g}"]
-    plus = Scores.of([study.run.get(f"dose:{dose:g}", p.id) for p in study.select])
+    plus = study.scores(f"dose:{dose:g}", study.select)
     interval = paired_bootstrap(minus.tokens, plus.tokens, seed=study.config.seed)
     return SignTest(
         outcome="response tokens",
@@ -361,9 +365,10 @@ def _confirm(
         Condition("shuffled", (nothing.at(layer, dose=dose),)),
         Condition("minus", (steer.at(layer, dose=-dose),)),
     ]
-    scores: dict[str, Scores] = {}
-    for condition in main:
-        scores |= study.answers(condition.name, [condition], problems)
+    for start in range(0, len(problems), config.chunk):  # a run cut short has whole blocks of problems
+        for condition in main:
+            study.answers(condition.name, [condition], problems[start : start + config.chunk])
+    scores = {c.name: study.scores(c.name, problems) for c in main}
     for condition in controls:
         scores |= study.answers(condition.name, [condition], problems[: config.n_control])
     n = min(config.n_random_problems, len(problems))
@@ -390,7 +395,7 @@ def _confirm(
         "examples": [
             {
                 "item": p.id,
-                "prompt": p.prompt,
+                "problem": p.prompt,
                 "answer": p.answer,
                 **{name: study.run.get(name, p.id) for name in ("plain", "vector", "prompt")},
             }

@@ -1,0 +1,43 @@
+"""A tiny model on disk, and a verbosity run on it that takes seconds."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from analyses.configs import VerbosityConfig
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory, model_of: Callable, tokenizer_with: Callable) -> Path:
+    """A tiny random Llama with its tokenizer, as a local folder that ``load`` reads."""
+    path = tmp_path_factory.mktemp("models") / "tiny-llama"
+    model_of("llama").save_pretrained(path)
+    tokenizer_with().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def config(folder: Path) -> VerbosityConfig:
+    return VerbosityConfig(
+        model=str(folder),
+        n_pairs=6,
+        n_select=4,
+        n_confirm=5,
+        n_control=3,
+        n_random=3,
+        n_random_problems=2,
+        n_layer_problems=2,
+        layers=(0, 1),
+        doses=(0.2, 0.5),
+        max_new_tokens=8,
+        chunk=4,
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(config: VerbosityConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete run folder; read-only."""
+    from analyses import verbosity
+
+    return verbosity.run(config, tmp_path_factory.mktemp("runs") / "brief")

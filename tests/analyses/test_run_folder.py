@@ -1,0 +1,92 @@
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from analyses import run_folder
+from analyses.run_folder import RunFolder, write_json
+from hooks.errors import RunError
+
+
+@dataclass(frozen=True)
+class Settings:
+    size: int = 3
+
+
+WORK = [(condition, str(item)) for condition in ("a", "b") for item in range(3)]
+
+
+def compute(part):
+    return [{"tokens": len(condition) + int(item)} for condition, item in part]
+
+
+def test_work_is_done_once_and_read_back_from_disk(tmp_path: Path):
+    first = RunFolder.open(tmp_path / "r", "demo", Settings()).run(WORK, compute, chunk=4)
+    again = RunFolder.open(tmp_path / "r", "demo", Settings())
+    assert again.status == "resumed"
+    assert again.run(WORK, lambda part: pytest.fail(f"ran {part} again"), chunk=4) == first
+
+
+def test_a_chunk_cut_off_while_it_was_written_runs_again_whole(tmp_path: Path):
+    whole = RunFolder.open(tmp_path / "r", "demo", Settings()).run(WORK, compute, chunk=4)
+    file = tmp_path / "r" / "records.jsonl"
+    data = file.read_bytes()
+    for cut in range(len(data)):
+        file.write_bytes(data[:cut])
+        ran: list[tuple[str, str]] = []
+
+        def counted(part, ran=ran):
+            ran.extend(part)
+            return compute(part)
+
+        assert RunFolder.open(tmp_path / "r", "demo", Settings()).run(WORK, counted, chunk=4) == whole
+        assert ran in (WORK, WORK[4:], []), "only whole chunks may run"
+        assert all(json.loads(line) for line in file.read_text().splitlines())
+
+
+def test_a_folder_with_other_settings_is_refused_and_left_alone(tmp_path: Path):
+    RunFolder.open(tmp_path / "r", "demo", Settings())
+    before = (tmp_path / "r" / "config.json").read_bytes()
+    with pytest.raises(RunError, match=r"already holds a run with other settings. Pass another --out"):
+        RunFolder.open(tmp_path / "r", "demo", Settings(size=4))
+    assert (tmp_path / "r" / "config.json").read_bytes() == before
+
+
+def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("\\documentclass{article}")
+    with pytest.raises(RunError, match="is not empty and holds no run"):
+        RunFolder.open(tmp_path, "demo", Settings())
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_complete_run_is_known_by_its_results(tmp_path: Path):
+    run = RunFolder.open(tmp_path / "r", "demo", Settings())
+    run.write("results.json", {"x": 1})
+    assert RunFolder.open(tmp_path / "r", "demo", Settings()).status == "complete"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full stands in for a full disk")
+def test_a_full_disk_says_what_is_safe(tmp_path: Path):
+    run = RunFolder.open(tmp_path / "r", "demo", Settings())
+    (tmp_path / "r" / "records.jsonl").symlink_to("/dev/full")
+    with pytest.raises(RunError, match=r"The disk is full: .*records.jsonl.* give the same command again"):
+        run.run(WORK, compute, chunk=4)
+
+
+def test_a_nearly_full_disk_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(run_folder, "FREE_BYTES", 1 << 62)
+    with pytest.raises(RunError, match="No disk space for a run"):
+        RunFolder.open(tmp_path / "r", "demo", Settings())
+
+
+def test_a_path_below_a_file_is_refused_with_its_reason(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"Cannot write .*: Not a directory"):
+        RunFolder.open(tmp_path / "file" / "r", "demo", Settings())
+
+
+def test_nan_never_reaches_a_file(tmp_path: Path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "x.json", {"x": float("nan")})
+    assert not (tmp_path / "x.json").exists()

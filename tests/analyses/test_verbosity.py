@@ -1,0 +1,161 @@
+"""The whole question on a tiny random model: what is written, that it resumes, what it says."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from analyses import answers, verbosity
+from analyses.answers import repetition
+from analyses.configs import VerbosityConfig
+from analyses.replay import read_config, replay
+from hooks import load
+from hooks.errors import InputError, RunError, UnlatchError
+from interp import SteeringVector
+
+
+def test_a_run_leaves_every_file_that_the_design_promises(finished: Path):
+    names = {p.relative_to(finished).as_posix() for p in finished.rglob("*") if p.is_file()}
+    assert names >= {
+        "config.json",
+        "environment.json",
+        "records.jsonl",
+        "results.json",
+        "report.html",
+        "vectors/verbosity.safetensors",
+    }
+    assert not [name for name in names if name.endswith(".part")]
+
+
+def test_every_number_of_a_condition_has_its_n_and_interval(finished: Path, config: VerbosityConfig):
+    results = json.loads((finished / "results.json").read_text())
+    assert set(results["conditions"]) == {"plain", "vector", "prompt", "shuffled", "minus"}
+    for name, row in results["conditions"].items():
+        n = config.n_control if name in ("shuffled", "minus") else config.n_confirm
+        for key in ("accuracy", "accuracy_difference", "tokens", "tokens_change"):
+            assert row[key]["n"] == n
+            assert row[key]["low"] <= row[key]["estimate"] <= row[key]["high"]
+    assert results["random"]["directions"] == config.n_random
+    assert len(results["random"]["each"]) == config.n_random
+    assert results["doses"]["cap"]["dose"] > 0
+
+
+def test_what_chose_layer_and_dose_did_not_score_them(finished: Path):
+    records = [json.loads(line) for line in (finished / "records.jsonl").read_text().splitlines()]
+    chose = {r["item"] for r in records if r["condition"].startswith(("layer:", "dose:"))}
+    scored = {r["item"] for r in records if r["condition"] in ("vector", "prompt", "minus")}
+    assert chose
+    assert scored
+    assert not chose & scored
+
+
+def test_the_vector_file_steers_as_recommended_or_says_why_not(finished: Path, config: VerbosityConfig):
+    lm = load(config.model)
+    vector = SteeringVector.load(finished / "vectors" / "verbosity.safetensors", lm)
+    results = json.loads((finished / "results.json").read_text())
+    assert vector.recommended is not None
+    assert vector.recommended.layer == results["layers"]["chosen"]
+    assert vector.sign_test is not None
+    if vector.sign_test.passed:
+        assert vector.at().scale == results["doses"]["chosen"]
+    else:
+        assert "refused" in results["headline"]
+        with pytest.raises(UnlatchError, match="failed its sign test"):
+            vector.at()
+
+
+def test_a_run_killed_anywhere_ends_with_the_same_bytes(
+    finished: Path, config: VerbosityConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Interrupted at each chunk in turn, then let go on: the same results.json."""
+    out = tmp_path / "cut"
+    real = answers.generate
+    for _ in range(60):
+
+        def stops(*args, **kwargs):
+            made = real(*args, **kwargs)
+            monkeypatch.setattr(answers, "generate", broken)
+            return made
+
+        def broken(*_args, **_kwargs):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(answers, "generate", stops)
+        try:
+            verbosity.run(config, out)
+        except KeyboardInterrupt:
+            continue
+        break
+    assert (out / "results.json").read_bytes() == (finished / "results.json").read_bytes()
+
+
+def test_a_complete_run_is_not_run_again(
+    finished: Path, config: VerbosityConfig, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(verbosity, "load", lambda *_a, **_k: pytest.fail("loaded the model"))
+    assert verbosity.run(config, finished) == finished
+
+
+def test_a_replay_gives_the_same_bytes(finished: Path, tmp_path: Path):
+    again = replay(finished, tmp_path / "again")
+    assert (again / "results.json").read_bytes() == (finished / "results.json").read_bytes()
+
+
+def test_other_settings_are_not_mixed_into_a_run(finished: Path, config: VerbosityConfig):
+    with pytest.raises(RunError, match="other settings"):
+        verbosity.run(replace(config, seed=1), finished)
+
+
+def test_a_damaged_config_cannot_be_replayed(finished: Path, tmp_path: Path):
+    shutil.copytree(finished, tmp_path / "r")
+    (tmp_path / "r" / "config.json").write_text('{"command": "verbosity", "modle": 1}')
+    with pytest.raises(InputError, match="differ in the settings"):
+        read_config(tmp_path / "r")
+    (tmp_path / "r" / "config.json").write_text('{"command": ')
+    with pytest.raises(InputError, match="is not JSON"):
+        read_config(tmp_path / "r")
+    with pytest.raises(InputError, match="holds no run"):
+        read_config(tmp_path)
+
+
+def test_more_problems_than_there_are_is_said_before_anything_is_written(
+    config: VerbosityConfig, tmp_path: Path
+):
+    with pytest.raises(InputError, match=r"4000 were asked for. Pass --n-confirm \d+ or fewer"):
+        verbosity.run(replace(config, n_confirm=4000), tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def row(tokens: float, accuracy: float) -> dict:
+    interval = {"estimate": tokens / 100 - 1, "low": -0.5, "high": 0.1}
+    change = {"estimate": accuracy - 0.5, "low": -0.1, "high": 0.1}
+    return {
+        "n": 9,
+        "tokens": {"estimate": tokens},
+        "accuracy": {"estimate": accuracy},
+        "tokens_change": interval,
+        "accuracy_difference": change,
+    }
+
+
+@pytest.mark.parametrize(
+    ("prompt", "opening"),
+    [(row(30, 0.6), "The prompt wins"), (row(70, 0.6), "At layer 3"), (row(30, 0.2), "At layer 3")],
+)
+def test_the_headline_puts_the_prompt_first_where_it_wins(prompt: dict, opening: str):
+    results = {
+        "conditions": {"vector": row(50, 0.5), "prompt": prompt},
+        "layers": {"chosen": 3},
+        "doses": {"chosen": 0.3},
+        "sign_test": {"passed": True},
+        "brief_prompt": "Be concise.",
+    }
+    assert verbosity.headline(results).startswith(opening)
+
+
+def test_repetition_is_the_share_of_repeated_four_grams():
+    assert repetition([1, 2, 3, 4, 5]) == 0
+    assert repetition([7] * 8) == pytest.approx(4 / 5)
+    assert repetition([1, 2]) == 0
