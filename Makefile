@@ -45,9 +45,8 @@ notebooks: .venv/.ready ## Render notebooks/*.py to .ipynb beside them, with out
 			{ cat .venv/log; exit 1; }; \
 	done
 
-clean: ## Remove .venv, the tools' caches and rendered notebooks; runs/ stays
+clean: ## Remove .venv and the tools' caches; runs/ stays
 	@rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
-	@rm -f notebooks/*.ipynb
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The environment, in layers. A stamp is touched once its installation has ended well, so that one
