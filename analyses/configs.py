@@ -73,8 +73,8 @@ class VerbosityConfig:
     max_new_tokens: int = 256
     """Budget of every response, the same in all conditions."""
 
-    estimator: EstimatorName = "mean_difference"
-    """How the vector is estimated."""
+    estimator: Literal["mean_difference", "logistic", "lda"] = "mean_difference"
+    """How the vector is estimated; pca cannot see labels, so it has no shuffled control."""
 
     read: str = "response"
     """Positions whose mean activation is contrasted, e.g. response or last(1)."""

@@ -69,8 +69,8 @@ def render(
         speeds=speeds(timings),
         environment=environment,
         vector_file=run / "vectors" / "verbosity.safetensors",
-        plotly_js=Markup(get_plotlyjs()),  # the library's own script  # noqa: S704
-        figures={name: Markup(_html(figure)) for name, figure in _figures(results).items()},  # noqa: S704
+        plotly_js=Markup(get_plotlyjs()),  # the library's own script
+        figures={name: Markup(_html(figure)) for name, figure in _figures(results).items()},
         examples=[_example(example) for example in results["examples"]],
     )
 

@@ -63,7 +63,8 @@ class RunFolder:
             if not file.exists():
                 if any(path.iterdir()):
                     raise RunError(
-                        f"{path} is not empty and holds no run. Pass another --out; nothing in it was touched."
+                        f"{path} is not empty and holds no run. Pass another --out; nothing in it was "
+                        "touched."
                     )
                 write_json(file, wanted)
                 return RunFolder(path, "new")

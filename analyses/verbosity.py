@@ -472,12 +472,13 @@ def headline(results: Mapping[str, Any]) -> str:
     if not results["sign_test"]["passed"]:
         test = results["sign_test"]
         return (
-            f"The vector is refused: at {where} dose up and dose down do not move length in opposite ways "
-            f"({test['plus']:.0f} tokens up, {test['plain']:.0f} plain, {test['minus']:.0f} down, n = {test['n']})."
+            f"The vector is refused: at {where} dose up and dose down do not move length in opposite "
+            f"ways ({test['plus']:.0f} tokens up, {test['plain']:.0f} plain, {test['minus']:.0f} down, "
+            f"n = {test['n']})."
         )
     steered = (
-        f"At {where} the vector changes response tokens by {_percent(vector['tokens_change'])} and accuracy by "
-        f"{_points(vector['accuracy_difference'])} (n = {n})"
+        f"At {where} the vector changes response tokens by {_percent(vector['tokens_change'])} and "
+        f"accuracy by {_points(vector['accuracy_difference'])} (n = {n})"
     )
     asked = (
         f"the prompt “{results['brief_prompt']}” changes tokens by {_percent(prompt['tokens_change'])} and "

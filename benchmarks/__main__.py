@@ -1,6 +1,6 @@
 """``make bench``: capture, extraction, steered generation and import time, as ratios.
 
-    python -m benchmarks [MODEL]
+python -m benchmarks [MODEL]
 """
 
 import subprocess
@@ -107,7 +107,9 @@ def import_time() -> None:
 
 def main(model: str) -> None:
     lm = load(model)
-    print(f"{lm.name}, {lm.dtype} on {lm.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(
+        f"{lm.name}, {lm.dtype} on {lm.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
     capture_every_layer(lm)
     generate_steered(lm)
     extract_a_vector(lm)

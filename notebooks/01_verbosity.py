@@ -76,7 +76,9 @@ assert at_cap.p95 <= cap.eps
 doses = [dose / 8, dose / 4, dose / 2, dose]
 measured = [measure_kl(states, vector, LAYER, x).mean for x in doses]
 figure = go.Figure(go.Scatter(x=doses, y=measured, mode="lines+markers"))
-figure.update_layout(template="none", height=280, xaxis_title="dose", yaxis_title="KL, nats", yaxis_type="log")
+figure.update_layout(
+    template="none", height=280, xaxis_title="dose", yaxis_title="KL, nats", yaxis_type="log"
+)
 print([f"{x:.2g}: {kl:.2g}" for x, kl in zip(doses, measured, strict=True)])
 
 # %% [markdown]

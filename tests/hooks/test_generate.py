@@ -147,7 +147,10 @@ def test_steering_after_a_text_is_the_loop_without_a_cache(lm, reading, prompts,
     edits = two_edits(vector, after("="))
     made = generate_rows(lm, prompts, edits=edits, max_new_tokens=N, logprobs=True)
     assert made[row].tokens[: at + 1] == plain[row].tokens[: at + 1]
-    assert made.receipt.found["="][row] == prompts[row].prompt_length + at
+    said = made.receipt.found["="][row]
+    assert said == prompts[row].prompt_length + at
+    written = made.receipt.position[made.receipt.row == row].tolist()
+    assert set(written) == set(range(said, made.receipt.seen[row])), "from the token that completes it on"
     check_against_uncached(lm, prompts, made, edits)
     made.receipt.check(after("="))
 

@@ -90,6 +90,7 @@ def test_each_rule_selects_the_cells_of_its_definition(frame):
     assert chosen(steps(1, 4), frame) == whole & {p, p + 1, p + 2}
     assert chosen(first(3), frame) == whole & {0, 1, 2}
     assert chosen(last(3), frame) == {i for i in range(n) if i >= n - 3}, "last(n) is of the row as given"
+    assert chosen(after(THINK_OPEN), frame) == {i for i in whole if i >= opened}, "with its last token"
     assert chosen(think, frame) == {i for i in whole if opened <= i < closed}
     assert chosen(answer, frame) == chosen(generated, frame) - chosen(think, frame)
 

@@ -167,6 +167,12 @@ def test_the_summary_counts_every_state():
     assert found.p95 == pytest.approx(np.quantile(kl, 0.95))
 
 
+@pytest.fixture(scope="module")
+def double(model_of, tokenizer_with):
+    """A GPT-2 in float64; the norms of a Llama compute in float32 whatever its dtype."""
+    return adopt(model_of("gpt2").double(), tokenizer_with(), name="double")
+
+
 # --- the last tokens, run again and again
 
 
@@ -206,6 +212,16 @@ def test_they_can_be_run_again_with_the_same_result(lm, rows):
     assert torch.equal(states.at_doses(vector, 1, [0.0] * 4), plain)
 
 
+def test_a_float64_model_keeps_its_digits(double, rows):
+    states, vector = LastTokens(double, rows), vector_for(double)
+    found = states.at_doses(vector, 1, [0.5] * 4)
+    assert found.dtype == states.plain.dtype == torch.float64
+    for number in range(4):
+        edit = vector.at(1, dose=0.5, positions=last(1))
+        expected = full_forward(double, alone(rows, number), [edit])[-1]
+        torch.testing.assert_close(found[number], expected, atol=1e-11, rtol=1e-11)
+
+
 def test_states_need_two_tokens(llama):
     for rows in ([], [Row((7, 8), 1), Row((9,), 1)]):
         with pytest.raises(InputError, match="States need one row or more, each of two tokens or more"):
@@ -213,12 +229,6 @@ def test_states_need_two_tokens(llama):
 
 
 # --- derivatives
-
-
-@pytest.fixture(scope="module")
-def double(model_of, tokenizer_with):
-    """A GPT-2 in float64; the norms of a Llama compute in float32 whatever its dtype."""
-    return adopt(model_of("gpt2").double(), tokenizer_with(), name="double")
 
 
 def derivatives(lm, rows, number, vector, layer, at):

@@ -40,17 +40,17 @@ def test_a_planted_direction_is_trusted(estimator, d):
 
 @pytest.mark.parametrize("estimator", ["mean_difference", "pca"])
 def test_pure_noise_is_mostly_below_its_null(estimator):
-    many = [reliability(estimator, *noise(16, 24, seed), seed=100 + seed) for seed in range(24)]
-    assert sum(r.split_half > r.split_half_null for r in many) <= 5
-    assert sum(r.left_out > r.left_out_null for r in many) <= 5
-    assert sum(r.trusted for r in many) <= 4
+    many = [reliability(estimator, *noise(16, 24, seed), seed=100 + seed) for seed in range(16)]
+    assert sum(r.split_half > r.split_half_null for r in many) <= 4
+    assert sum(r.left_out > r.left_out_null for r in many) <= 4
+    assert sum(r.trusted for r in many) <= 3
     assert 0.4 < np.mean([r.auroc for r in many]) < 0.6
 
 
 def test_noise_in_four_pairs_is_not_trusted_though_few_labels_can_be_shuffled():
     """Swapping exactly half of four pairs never draws the labels as they are, and passed noise in 26%."""
-    many = [reliability("mean_difference", *noise(4, 16, seed), seed=100 + seed) for seed in range(40)]
-    assert sum(r.trusted for r in many) <= 4
+    many = [reliability("mean_difference", *noise(4, 16, seed), seed=100 + seed) for seed in range(30)]
+    assert sum(r.trusted for r in many) <= 3
 
 
 def test_the_null_of_a_strong_direction_is_centred():
@@ -65,11 +65,11 @@ def test_an_axis_without_a_sign_is_not_trusted():
     """Pairs differ along one axis, this way and that: reliable as an axis, and about nothing."""
     rng = np.random.default_rng(0)
     trusted = []
-    for seed in range(12):
+    for seed in range(8):
         positive, negative = noise(16, 8, seed)
         positive[:, 0] += 8 * rng.choice([-1, 1], 16)
         trusted += [reliability(e, positive, negative).trusted for e in ("mean_difference", "pca")]
-    assert sum(trusted) <= 4
+    assert sum(trusted) <= 3
 
 
 # --- independent code

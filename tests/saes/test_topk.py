@@ -12,8 +12,9 @@ def randn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_encoding_and_decoding_are_the_equation_one_number_at_a_time():
-    sae = TopKSAE(d_in=5, d_sae=11, k=3)
+@pytest.mark.parametrize("k", [1, 3, 9])
+def test_encoding_and_decoding_are_the_equation_one_number_at_a_time(k):
+    sae = TopKSAE(d_in=5, d_sae=11, k=k)
     with torch.no_grad():
         for seed, weight in enumerate(sae.parameters()):
             weight.copy_(randn(*weight.shape, seed=seed))
@@ -24,7 +25,7 @@ def test_encoding_and_decoding_are_the_equation_one_number_at_a_time():
             max(0.0, float(sum((row[i] - sae.b_dec[i]) * sae.W_enc[i, j] for i in range(5)) + sae.b_enc[j]))
             for j in range(11)
         ]
-        kept = sorted(range(11), key=lambda j: -pre[j])[:3]
+        kept = sorted(range(11), key=lambda j: -pre[j])[:k]
         expected = [pre[j] if j in kept else 0.0 for j in range(11)]
         torch.testing.assert_close(z, torch.tensor(expected))
         back = [float(sum(expected[j] * sae.W_dec[j, i] for j in range(11)) + sae.b_dec[i]) for i in range(5)]
@@ -43,11 +44,12 @@ def test_any_number_of_leading_axes_is_rows_of_their_own(shape):
 
 
 def test_at_most_k_latents_are_active_and_none_is_negative():
-    z = TopKSAE(6, 20, 4).encode(randn(200, 6)).detach()
-    active = (z > 0).sum(-1)
-    assert int(active.max()) == 4
-    assert int(active.min()) >= 1
-    assert float(z.min()) == 0.0
+    for k in (4, 16):
+        z = TopKSAE(6, 20, k).encode(randn(200, 6)).detach()
+        active = (z > 0).sum(-1)
+        assert int(active.max()) <= k
+        assert int(active.min()) >= 1
+        assert float(z.min()) == 0.0
 
 
 def test_a_new_dictionary_has_unit_directions_a_transposed_encoder_and_no_biases():
