@@ -19,7 +19,12 @@
 # model in a minute or two; change `MODEL` for another.
 
 # %%
+import warnings
+
+warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm misses a widget that it never shows
+
 import plotly.graph_objects as go
+import plotly.io as pio
 
 from analyses.pairs import POLES, builtin_pairs
 from analyses.tasks import word_problems
@@ -30,6 +35,7 @@ from interp import contrast
 from interp.controls import random_directions
 from interp.dose import LastTokens, dose_for_kl, kl_cap, measure_kl
 
+pio.renderers.default = "plotly_mimetype"  # data only: no script is put into the notebook
 MODEL = "smollm2-135m-instruct"
 lm = load(MODEL)
 problems = word_problems()
@@ -80,6 +86,7 @@ figure.update_layout(
     template="none", height=280, xaxis_title="dose", yaxis_title="KL, nats", yaxis_type="log"
 )
 print([f"{x:.2g}: {kl:.2g}" for x, kl in zip(doses, measured, strict=True)])
+figure
 
 # %% [markdown]
 # ## What it does
