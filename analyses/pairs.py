@@ -1,6 +1,5 @@
 """Contrast pairs: built from worked solutions, or read from a file."""
 
-import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -82,17 +81,6 @@ def load_pairs(path: Path | str) -> list[Pair]:
             f"{path} holds {len(pairs)} pairs; a contrast needs at least 2, one to a line, such as {_EXAMPLE}"
         )
     return pairs
-
-
-def pairs_hash(pairs: Sequence[Pair]) -> str:
-    """SHA-256, in hexadecimal, of the pairs as canonical JSON; it depends on their order."""
-    table = [[_plain_prompt(pair.prompt), pair.positive, pair.negative] for pair in pairs]
-    text = json.dumps(table, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _plain_prompt(prompt: Prompt) -> str | list[dict[str, str]]:
-    return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
 
 
 def _pair(row: Mapping[str, Any], where: str) -> Pair:

@@ -22,8 +22,6 @@ same in both responses; the mean over the response is the default, not the last 
 sum over pairs runs in float64 while the model runs, and nothing but ``KEPT`` pairs is held.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -41,7 +39,7 @@ from hooks.rows import Batch
 from hooks.sites import Site, SiteKind
 from hooks.tracker import frame_of
 from interp.estimators import Estimator, estimate
-from interp.pairs import Pair
+from interp.pairs import Pair, pairs_hash
 from interp.reliability import cosine, reliability
 from interp.steering_vector import SteeringVector, library_versions
 
@@ -186,19 +184,6 @@ def contrasts(
             versions=library_versions(),
         )
     return made
-
-
-def pairs_hash(pairs: Sequence[Pair]) -> str:
-    """A short hash of the pairs' texts, in order."""
-    texts = [
-        [
-            p.prompt if isinstance(p.prompt, str) else [dict(m) for m in p.prompt],
-            p.positive,
-            p.negative,
-        ]
-        for p in pairs
-    ]
-    return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
 def _check(pairs: Sequence[Pair]) -> None:

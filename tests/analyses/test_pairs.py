@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from analyses.pairs import POLES, builtin_pairs, load_pairs, pairs_hash
+from analyses.pairs import POLES, builtin_pairs, load_pairs
 from analyses.tasks.problem import Problem
 from analyses.tasks.verify import verify
 from analyses.tasks.word_problems import word_problems
 from hooks.errors import InputError
-from interp.pairs import Pair
+from interp.pairs import Pair, pairs_hash
 
 PROBLEMS = word_problems(60)
 BY_PROMPT = {problem.prompt: problem for problem in PROBLEMS}

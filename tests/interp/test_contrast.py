@@ -15,8 +15,9 @@ from hooks.chat import prompt_row, response_row
 from hooks.errors import EmptySelectionError, InputError, SiteNotFoundError, VectorError
 from hooks.positions import after, everything, last, response
 from interp import Pair, contrast, contrasts
-from interp.contrast import Recipe, pairs_hash
+from interp.contrast import Recipe
 from interp.estimators import ESTIMATORS
+from interp.pairs import pairs_hash
 
 module = importlib.import_module("interp.contrast")  # the package's attribute is the function
 D = 32
