@@ -99,7 +99,7 @@ def _source(name: str) -> str:
 
 
 def _hint(name: str) -> str:
-    if difflib.get_close_matches(name.lower(), [BUNDLED], cutoff=0.6):
+    if name != BUNDLED and difflib.get_close_matches(name.lower(), [BUNDLED], cutoff=0.6):
         return f" Did you mean {BUNDLED}?"
     return (
         f" A name is a hub id such as Qwen/Qwen3-0.6B (which needs the network once), a local folder, "
