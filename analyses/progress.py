@@ -27,7 +27,8 @@ class _Speed(TextColumn):
         super().__init__("")
 
     def render(self, task: Task) -> Text:
-        tokens, elapsed = task.fields.get("tokens", 0), task.elapsed or 0.0
+        tokens = task.fields.get("tokens", 0)
+        elapsed = task.finished_time or task.elapsed or 0.0
         return Text(f"{tokens / elapsed:,.0f} tok/s" if tokens and elapsed > 0.5 else "")
 
 

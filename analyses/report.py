@@ -136,20 +136,20 @@ def changed(text: str, other: str, tag: str) -> Markup:
 
 
 def _html(figure: go.Figure) -> str:
+    if figure.layout.height is None:
+        figure.update_layout(height=380, margin={"l": 64, "r": 24, "t": 24, "b": 56}, legend={"y": 1.12})
     figure.update_layout(
         template="none",
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": "#808890", "family": "system-ui, sans-serif", "size": 13},
-        margin={"l": 64, "r": 24, "t": 24, "b": 56},
-        height=380,
-        legend={"orientation": "h", "y": 1.12},
+        legend_orientation="h",
     )
     figure.update_xaxes(gridcolor="rgba(128,136,144,0.25)", zerolinecolor="rgba(128,136,144,0.4)")
     figure.update_yaxes(gridcolor="rgba(128,136,144,0.25)", zerolinecolor="rgba(128,136,144,0.4)")
     return str(
         figure.to_html(
-            full_html=False, include_plotlyjs=False, config={"responsive": True, "displaylogo": False}
+            full_html=False, include_plotlyjs=False, config={"responsive": True, "displayModeBar": False}
         )
     )
 
@@ -231,7 +231,9 @@ def _reliability(results: Mapping[str, Any]) -> go.Figure:
                 name=f"{name}, shuffled 95%",
                 line={"color": colour, "dash": "dot", "width": 1},
             )
-    figure.update_layout(height=460)
+    figure.update_layout(
+        height=520, margin={"l": 64, "r": 24, "t": 8, "b": 160}, legend={"y": -0.2, "yanchor": "top"}
+    )
     figure.update_xaxes(title="layer")
     return figure
 

@@ -469,20 +469,20 @@ def headline(results: Mapping[str, Any]) -> str:
     found = results["conditions"]
     vector, prompt = found["vector"], found["prompt"]
     n, where = vector["n"], f"layer {results['layers']['chosen']}, dose {results['doses']['chosen']:g}"
+    asked = (
+        f"the prompt “{results['brief_prompt']}” changes tokens by {_percent(prompt['tokens_change'])} and "
+        f"accuracy by {_points(prompt['accuracy_difference'])}"
+    )
     if not results["sign_test"]["passed"]:
         test = results["sign_test"]
         return (
             f"The vector is refused: at {where} dose up and dose down do not move length in opposite "
             f"ways ({test['plus']:.0f} tokens up, {test['plain']:.0f} plain, {test['minus']:.0f} down, "
-            f"n = {test['n']})."
+            f"n = {test['n']}). On the confirm problems {asked} (n = {n})."
         )
     steered = (
         f"At {where} the vector changes response tokens by {_percent(vector['tokens_change'])} and "
         f"accuracy by {_points(vector['accuracy_difference'])} (n = {n})"
-    )
-    asked = (
-        f"the prompt “{results['brief_prompt']}” changes tokens by {_percent(prompt['tokens_change'])} and "
-        f"accuracy by {_points(prompt['accuracy_difference'])}"
     )
     wins = (
         prompt["tokens"]["estimate"] <= vector["tokens"]["estimate"]
