@@ -346,6 +346,7 @@ def _sign(study: Study, vector: SteeringVector, layer: int, dose: float, plain: 
         low=interval.low,
         high=interval.high,
         n=interval.n,
+        first_pole="lowers",
     )
 
 

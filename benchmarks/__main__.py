@@ -71,7 +71,7 @@ def extract_a_vector(lm: LanguageModel) -> None:
             jobs[f"{theirs}, batch size {size}"] = lambda size=size: train_steering_vector(
                 lm.model, lm.tokenizer, texts, batch_size=size
             )
-    show("Extraction, 16 pairs, every layer", alternate(jobs, repeats=3))
+    show("Extraction, 16 pairs, every layer", alternate(jobs))
 
 
 def generate_steered(lm: LanguageModel) -> None:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -55,12 +55,16 @@ class SignTest:
 
     high: float
     n: int
+    first_pole: Literal["lowers", "raises", "either"] = "either"
+    """What steering toward the first pole should do to the outcome."""
 
     @property
     def passed(self) -> bool:
         """Plain lies between, and the interval of the difference excludes zero."""
         between = min(self.plus, self.minus) <= self.plain <= max(self.plus, self.minus)
-        return between and (self.low > 0 or self.high < 0)
+        lowers, raises = self.low > 0, self.high < 0
+        right = {"lowers": lowers, "raises": raises, "either": lowers or raises}[self.first_pole]
+        return between and right
 
 
 @dataclass(frozen=True)

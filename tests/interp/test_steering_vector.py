@@ -414,6 +414,13 @@ def test_the_sign_test_asks_that_up_and_down_move_the_outcome_apart(plus, minus,
     assert SignTest("tokens", 0.3, plus, 60.0, minus, low, high, 25).passed is passed
 
 
+def test_a_vector_that_works_backwards_fails_its_sign_test():
+    forwards = replace(PASSED, first_pole="lowers")
+    assert forwards.passed
+    assert not replace(forwards, first_pole="raises").passed
+    assert not replace(forwards, plus=85.0, minus=40.0, low=-60.0, high=-30.0).passed
+
+
 def test_layers_need_a_norm_each_and_one_width(llama):
     with pytest.raises(VectorError, match="needs at least one layer"):
         make(llama, vectors={}, resid_norm={})
