@@ -473,6 +473,32 @@ def test_what_is_sampled_follows_the_models_own_probabilities(llama, rows):
     assert float((drawn - expected).abs().max()) < 4 * (0.25 / 3000) ** 0.5
 
 
+def where_it_ends(nucleus, left):
+    """The token at which a number in [0, 1) is used up, going down from the likeliest."""
+    for token, share in nucleus.items():
+        left -= share
+        if left < 0:
+            return token
+    raise AssertionError("the nucleus does not add up to one")
+
+
+@torch.no_grad()
+def test_each_step_of_a_row_takes_the_next_number_of_its_own_stream(lm, rows):
+    """Against a slow loop: down the nucleus until the row's number for the step is used up."""
+    sampling = Sampling(temperature=1.3, top_p=0.8, seed=3)
+    made = generate_rows(lm, rows, sampling=sampling, max_new_tokens=N)
+    for number, row in enumerate(rows):
+        ids = list(row.tokens)
+        for token, left in zip(made[number].tokens, sampling.uniforms(number, N).tolist(), strict=False):
+            logits = lm.model(torch.tensor([ids]), use_cache=False).logits[0, -1]
+            assert token == where_it_ends(slow_nucleus(logits.tolist(), 1.3, 0.8), left)
+            ids.append(token)
+    drawn = torch.stack([sampling.uniforms(number, 50) for number in range(20)])
+    assert len(drawn.unique()) == 1000
+    assert 0.45 < float(drawn.mean()) < 0.55
+    assert 0 <= float(drawn.min()) < float(drawn.max()) < 1
+
+
 # --- what is reported
 
 
