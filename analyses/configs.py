@@ -9,7 +9,7 @@ from typing import Literal
 
 KindName = Literal["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
 EstimatorName = Literal["mean_difference", "pca", "logistic", "lda"]
-BUNDLED = "smollm2-135m-instruct"
+BUNDLED = "smollm2-135m-instruct"  # as hooks.gguf has it, which imports torch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from analyses.run_folder import writing
+from analyses.run_folder import write_text
 
 NAMES = {
     "plain": "unedited",
@@ -40,12 +40,7 @@ def write_report(run: Path) -> Path:
     lines = timings.read_text(encoding="utf-8").splitlines() if timings.exists() else []
     environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     page = render(results, [json.loads(line) for line in lines], environment, run)
-    file = run / "report.html"
-    with writing(file):
-        part = file.with_name("report.html.part")
-        part.write_text(page, encoding="utf-8")
-        part.replace(file)
-    return file
+    return write_text(run / "report.html", page)
 
 
 def render(

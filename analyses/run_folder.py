@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hooks.errors import RunError
+from interp.steering_vector import library_versions
 
 Status = Literal["new", "resumed", "complete"]
 Record = dict[str, Any]
@@ -138,13 +139,7 @@ class RunFolder:
 
     def write(self, name: str, value: Any) -> Path:
         """Write one JSON file, whole or not at all."""
-        with writing(self.path / name):
-            return write_json(self.path / name, value)
-
-    def write_text(self, name: str, text: str) -> Path:
-        """Write one text file, whole or not at all."""
-        with writing(self.path / name):
-            return _replace(self.path / name, text)
+        return write_json(self.path / name, value)
 
 
 def _timing(lines: Sequence[Record], seconds: float) -> Record:
@@ -160,13 +155,15 @@ def _timing(lines: Sequence[Record], seconds: float) -> Record:
 def write_json(path: Path, value: Any) -> Path:
     """Write JSON that is the same, byte for byte, for the same value; NaN is refused."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return _replace(path, text)
+    return write_text(path, text)
 
 
-def _replace(path: Path, text: str) -> Path:
+def write_text(path: Path, text: str) -> Path:
+    """Write one text file, whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    with writing(path):
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
     return path
 
 
@@ -188,8 +185,6 @@ def writing(path: Path) -> Iterator[None]:
 
 def environment(**facts: Any) -> dict[str, Any]:
     """What is needed to say where a number came from."""
-    from interp.steering_vector import library_versions
-
     return {
         **facts,
         "python": platform.python_version(),

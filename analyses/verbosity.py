@@ -220,7 +220,7 @@ def _states(study: Study) -> tuple[LastTokens, LastTokens]:
         start = prompt_row(tokenizer, problem.prompt, think=study.config.think)
         rows[number % 2].append(start)
         if text := study.text("plain", problem):
-            whole = response_row(tokenizer, problem.prompt, text)
+            whole = response_row(tokenizer, problem.prompt, text, think=study.config.think)
             length = len(whole.tokens) - whole.prompt_length
             cut = whole.prompt_length + 1 + number * 7919 % length
             rows[number % 2].append(Row(whole.tokens[:cut], whole.prompt_length))
@@ -408,7 +408,10 @@ def _confirm(
 def _throughout(study: Study, conditions: Mapping[str, Condition]) -> dict[str, dict[str, Any]]:
     """The KL along whole unedited responses, with each condition's edits at work in them."""
     problems = [p for p in study.confirm if study.text("plain", p)][:KL_RESPONSES]
-    rows = [response_row(study.lm.tokenizer, p.prompt, study.text("plain", p)) for p in problems]
+    rows = [
+        response_row(study.lm.tokenizer, p.prompt, study.text("plain", p), think=study.config.think)
+        for p in problems
+    ]
     edited = {name: c.edits for name, c in conditions.items() if c.edits}
     stage = study.start("KL", len(edited))
     found = {}

@@ -90,13 +90,18 @@ def prompt_row(
 
 
 def response_row(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, response: str, *, template: bool = True
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    response: str,
+    *,
+    think: bool | None = None,
+    template: bool = True,
 ) -> Row:
     """The row of a prompt and a given response to it.
 
     Both are tokenized apart, so the prompt's tokens are the same whatever the response.
     """
-    start = prompt_row(tokenizer, prompt, template=template)
+    start = prompt_row(tokenizer, prompt, think=think, template=template)
     rest = tuple(int(i) for i in tokenizer(response, add_special_tokens=False).input_ids)
     if not rest:
         raise InputError(f"An empty response to {prompt!r}: there is nothing to read.")

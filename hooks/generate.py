@@ -218,7 +218,7 @@ def _decode(
     out = torch.full((len(row), max_new_tokens), lm.pad_id, device=lm.device)
     scores = torch.zeros(len(row), max_new_tokens, device=lm.device)
     finished = torch.zeros(len(row), dtype=torch.bool, device=lm.device)
-    ids, position = batch.input_ids, batch.position_ids
+    ids, position, running = batch.input_ids, batch.position_ids, len(row)
     cache = DynamicCache(config=lm.model.config)
     trackers = open_trackers(lm)
     for tracker in trackers:
@@ -237,13 +237,14 @@ def _decode(
         if logprobs:
             scores[:, n] = logits.float().log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
         if on_tokens is not None:
-            on_tokens(int((~finished).sum()))
+            on_tokens(running)
         ids, position = chosen[:, None], position[:, -1:] + 1
         finished = finished | torch.isin(chosen, stops)
         mask[:, width + n] = (~finished).long()  # what a finished row is fed is no token of it
-        if bool(finished.all()) or n + 1 == max_new_tokens:
+        running = int((~finished).sum())
+        if not running or n + 1 == max_new_tokens:
             break
-        if float(finished.float().mean()) >= COMPACT_SHARE:
+        if len(row) - running >= COMPACT_SHARE * len(row):
             yield from _leave(finished.nonzero()[:, 0], row, out, scores, stops, logprobs)
             stay = (~finished).nonzero()[:, 0]
             cache.batch_select_indices(stay)

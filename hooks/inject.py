@@ -132,28 +132,14 @@ class Injection:
             )
         return self._places[id(group)]
 
-    def receipt(self) -> Receipt:
-        """What has been written so far.
-
-        Raises:
-            EmptySelectionError: if rows carried an edit whose positions matched none of their tokens.
-        """
+    def check_selected(self) -> None:
+        """Raise :class:`EmptySelectionError` if an edit's rows ran and it was written nowhere."""
         self.tracker.finish()
-        sites = tuple(sorted(self._groups))
-        columns: dict[str, list[np.ndarray]] = defaultdict(list)
-        total: dict[int, int] = defaultdict(int)
-        for entry in self._written:
-            cells = entry.mask.cpu()
-            count = int(cells.sum())
-            total[id(entry.group)] += count
-            columns["row"].append(entry.row.cpu()[:, None].expand_as(cells)[cells].numpy())
-            columns["position"].append(entry.position.cpu()[cells].numpy())
-            columns["ratio"].append(entry.ratio.cpu()[cells].numpy())
-            columns["site"].append(np.full(count, sites.index(entry.group.site), dtype=np.int64))
+        written = {id(entry.group) for entry in self._written if entry.mask.any()}
         for site, groups in self._groups.items():
             for group in groups:
                 ran = group.place is None or group.place.keys() & self.tracker.seen.keys()
-                if self.tracker.seen and ran and not total[id(group)]:
+                if self.tracker.seen and ran and id(group) not in written:
                     raise EmptySelectionError(
                         f"{type(group.edit).__name__} at {site} asked for positions {group.positions}, "
                         f"and none of the {len(self.tracker.seen)} rows has such a token (longest "
@@ -161,6 +147,23 @@ class Injection:
                         f"{max(self.tracker.seen.values())}). `all`, `prompt` and `generated` always "
                         "match."
                     )
+
+    def receipt(self) -> Receipt:
+        """What has been written so far.
+
+        Raises:
+            EmptySelectionError: if rows carried an edit whose positions matched none of their tokens.
+        """
+        self.check_selected()
+        sites = tuple(sorted(self._groups))
+        columns: dict[str, list[np.ndarray]] = defaultdict(list)
+        for entry in self._written:
+            cells = entry.mask.cpu()
+            count = int(cells.sum())
+            columns["row"].append(entry.row.cpu()[:, None].expand_as(cells)[cells].numpy())
+            columns["position"].append(entry.position.cpu()[cells].numpy())
+            columns["ratio"].append(entry.ratio.cpu()[cells].numpy())
+            columns["site"].append(np.full(count, sites.index(entry.group.site), dtype=np.int64))
 
         def join(name: str, dtype: type) -> np.ndarray:
             return np.concatenate(columns[name]) if columns[name] else np.empty(0, dtype)
@@ -218,7 +221,7 @@ def inject(lm: LanguageModel, edits: Edits) -> Iterator[Injection]:
         _open.setdefault(lm.model, []).append(injection)
         stack.callback(_open[lm.model].remove, injection)
         yield injection
-    injection.receipt()
+    injection.check_selected()
 
 
 def _compile(lm: LanguageModel, edits: Edits) -> dict[Site, list[_Group]]:

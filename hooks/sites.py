@@ -8,6 +8,7 @@ from hooks.errors import SiteNotFoundError
 
 SiteKind = Literal["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
 KINDS: tuple[SiteKind, ...] = get_args(SiteKind)
+"""In the order in which a block computes them."""
 
 _SPELLINGS = (
     re.compile(r"blocks\.(?P<layer>-?\d+)\.hook_(?P<kind>\w+)"),  # TransformerLens, SAELens

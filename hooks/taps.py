@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hooks.anatomy import Anatomy, Block, Out, first, with_first
-from hooks.sites import Site
+from hooks.sites import KINDS, Site
 
 Tap = Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch pos d_model"] | None]
 """Given the tensor at a site; returns what to put there, or None to leave it."""
@@ -81,5 +81,4 @@ class _BlockTaps:
 
 def deepest(sites: Sequence[Site]) -> Site:
     """The site that the model computes last."""
-    order = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
-    return max(sites, key=lambda site: (site.layer, order.index(site.kind)))
+    return max(sites, key=lambda site: (site.layer, KINDS.index(site.kind)))

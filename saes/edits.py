@@ -31,25 +31,29 @@ NUMBERS = 2**25
 
 
 @dataclass(frozen=True, eq=False)
-class ClampLatents:
-    """``z'[latent] = value`` for each of ``latents``, whether it was active or not."""
+class _LatentEdit:
+    """A number for each of some latents; the two kinds below say what it does."""
 
     site: Site
     dictionary: Dictionary
     latents: Mapping[int, float]
-    """Value to set, by latent."""
+    """The value to set, or the factor to scale by, by latent."""
 
     positions: Positions = field(default=generated)
 
     @property
     def group(self) -> Hashable:
-        return ClampLatents, id(self.dictionary), len(self.latents)
-
-    def check(self, lm: LanguageModel) -> None:
-        _check(lm, self.dictionary, self.latents, f"clamp at {self.site}")
+        return type(self), id(self.dictionary), len(self.latents)
 
     def parameters(self) -> tuple[Tensor, ...]:
         return torch.tensor(list(self.latents)), torch.tensor(list(map(float, self.latents.values())))
+
+
+class ClampLatents(_LatentEdit):
+    """``z'[latent] = value`` for each of ``latents``, whether it was active or not."""
+
+    def check(self, lm: LanguageModel) -> None:
+        _check(lm, self.dictionary, self.latents, f"clamp at {self.site}")
 
     def apply(
         self,
@@ -61,26 +65,11 @@ class ClampLatents:
         return _write(self.dictionary, h, latent, torch.zeros_like(value), value)
 
 
-@dataclass(frozen=True, eq=False)
-class ScaleLatents:
+class ScaleLatents(_LatentEdit):
     """``z'[latent] = factor * z[latent]`` for each of ``latents``: 0 ablates, 1 changes nothing."""
-
-    site: Site
-    dictionary: Dictionary
-    latents: Mapping[int, float]
-    """Factor to scale by, by latent."""
-
-    positions: Positions = field(default=generated)
-
-    @property
-    def group(self) -> Hashable:
-        return ScaleLatents, id(self.dictionary), len(self.latents)
 
     def check(self, lm: LanguageModel) -> None:
         _check(lm, self.dictionary, self.latents, f"scale at {self.site}")
-
-    def parameters(self) -> tuple[Tensor, ...]:
-        return torch.tensor(list(self.latents)), torch.tensor(list(map(float, self.latents.values())))
 
     def apply(
         self,
