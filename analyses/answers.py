@@ -67,7 +67,10 @@ def answers(
     chunk: int,
     stage: Stage,
 ) -> dict[str, Scores]:
-    """Every problem under every condition; what is on disk already is not run again."""
+    """Every problem under every condition; what is on disk already is not run again.
+
+    Problem by problem, so that a run cut short has whole problems, each under every condition.
+    """
     by_name = {condition.name: condition for condition in conditions}
     by_id = {problem.id: problem for problem in problems}
 
@@ -83,10 +86,9 @@ def answers(
         stage.rows(len(part))
         return made
 
-    work = [(condition.name, problem.id) for condition in conditions for problem in problems]
+    work = [(condition.name, problem.id) for problem in problems for condition in conditions]
     records = run.run(work, compute, chunk=chunk)
-    n = len(problems)
-    return {c.name: Scores.of(records[i * n : (i + 1) * n]) for i, c in enumerate(conditions)}
+    return {c.name: Scores.of(records[i :: len(conditions)]) for i, c in enumerate(conditions)}
 
 
 def _answer(

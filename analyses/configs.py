@@ -34,6 +34,12 @@ class VerbosityConfig:
     pair_tasks: str = "word-problems"
     """Problems whose worked solutions make the pairs: word-problems, or a file such as GSM8K's."""
 
+    pair_answers: Literal["worked", "own"] = "worked"
+    """worked: solutions of pair_tasks; own: the model's answers to them, with pair_prompt and without."""
+
+    pair_prompt: str = "Answer in one short sentence."
+    """What is added to a problem for the brief answer of an own pair."""
+
     n_pairs: int = 50
     """Pairs that the vector is estimated from."""
 
@@ -58,7 +64,7 @@ class VerbosityConfig:
     n_layer_problems: int = 8
     """The first so many of the select problems, on which layers are compared."""
 
-    kl_target: float = 0.2
+    kl_target: float = 0.1
     """Layers are compared at the dose where one edited position has this mean KL, in nats."""
 
     doses: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.6)
@@ -85,7 +91,7 @@ class VerbosityConfig:
     think: bool | None = None
     """Thinking on or off, where the chat template has it."""
 
-    chunk: int = 64
+    chunk: int = 96
     """Rows that run, and are written, together."""
 
     seed: int = 0
@@ -169,15 +175,18 @@ class SteerConfig:
 
 
 DEMO = VerbosityConfig(
-    n_pairs=32,
+    pair_answers="own",
+    read="steps(1, 9)",
+    n_pairs=24,
     n_select=16,
     n_confirm=32,
-    n_control=32,
+    n_control=16,
     n_random=20,
-    n_random_problems=4,
-    n_layer_problems=4,
-    layers=(8, 11, 14, 17, 20, 23),
-    doses=(0.1, 0.2, 0.35, 0.5),
-    max_new_tokens=96,
+    n_random_problems=2,
+    n_layer_problems=6,
+    layers=(10, 12, 14, 16),
+    kl_target=0.1,
+    doses=(0.1, 0.15, 0.2),
+    max_new_tokens=144,
 )
 """The small setting of ``unlatch demo``."""

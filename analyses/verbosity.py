@@ -1,6 +1,7 @@
 """Is verbosity one direction, and what does it cost to turn it down?
 
-1. Estimate the vector, brief minus long, at every layer from contrast pairs (fit split).
+1. Estimate the vector, brief minus long, at every layer from contrast pairs that score nothing:
+   worked solutions, the model's own answers with and without a prompt to be brief, or a file.
 2. Find at each layer the dose with the same measured KL, answer select problems there, and choose
    the layer that cuts the most tokens without losing problems.
 3. Bound the KL of a dose at that layer, measure it at held-out states, and walk a frontier of doses
@@ -55,7 +56,8 @@ from interp.stats import (
 )
 from interp.steering_vector import Recommendation, SignTest, SteeringVector
 
-KL_RESPONSES = 8
+PAIRS_OF = {"worked": "worked solutions of", "own": "the model's own answers to"}
+KL_RESPONSES = 4
 """Confirm responses along which the KL of a whole steered response is measured."""
 
 
@@ -94,7 +96,7 @@ class Study:
 
 def run(config: VerbosityConfig, out: Path, *, device: str | None = None, command: str = "verbosity") -> Path:
     """Run the whole question, or what is left of it, and write one run folder; returns it."""
-    pairs, select, confirm = _material(config)
+    pairs, asked, select, confirm = _material(config)
     folder = RunFolder.open(out, command, config)
     if folder.status == "complete":
         write_report(folder.path)
@@ -112,6 +114,7 @@ def run(config: VerbosityConfig, out: Path, *, device: str | None = None, comman
     )
     with progress() as start:
         study = Study(config, lm, folder, select, confirm, start)
+        pairs = pairs or _own_pairs(study, asked)
         vector, nothing = _vectors(study, pairs)
         plain = study.answers("plain", [Condition("plain")], select)["plain"]
         seen, held = _states(study)
@@ -136,6 +139,7 @@ def run(config: VerbosityConfig, out: Path, *, device: str | None = None, comman
             "fingerprint": lm.fingerprint,
         },
         "n": {"pairs": len(pairs), "select": len(select), "confirm": len(confirm)},
+        "pairs_of": config.pairs or f"{PAIRS_OF[config.pair_answers]} {config.pair_tasks}",
         "tasks": config.tasks,
         "budget_tokens": config.max_new_tokens,
         "brief_prompt": config.brief_prompt,
@@ -153,8 +157,10 @@ def run(config: VerbosityConfig, out: Path, *, device: str | None = None, comman
     return folder.path
 
 
-def _material(config: VerbosityConfig) -> tuple[list[Pair], list[Problem], list[Problem]]:
-    """Pairs, select problems and confirm problems; no problem is in two of them."""
+def _material(
+    config: VerbosityConfig,
+) -> tuple[list[Pair], list[Problem], list[Problem], list[Problem]]:
+    """Pairs, or problems whose answers will make them; select and confirm problems; none in two of them."""
     problems = load_problems(
         config.tasks,
         n=None,
@@ -171,14 +177,42 @@ def _material(config: VerbosityConfig) -> tuple[list[Pair], list[Problem], list[
                 f"{config.tasks} has {len(problems)} problems, {len(split[name])} of them in the {name} "
                 f"split; {n} were asked for. Pass --n-{name} {len(split[name])} or fewer, or more problems."
             )
+    pairs: list[Pair] = []
+    asked: list[Problem] = []
     if config.pairs is not None:
         pairs = load_pairs(config.pairs)[: config.n_pairs]
     else:
-        worked = load_problems(config.pair_tasks, n=None, seed=config.seed)
         used = {problem.prompt for problem in [*split["select"], *split["confirm"]]}
-        worked = [problem for problem in worked if problem.prompt not in used]
-        pairs = builtin_pairs("verbosity", worked, config.n_pairs, config.seed)
-    return pairs, split["select"][: config.n_select], split["confirm"][: config.n_confirm]
+        free = [p for p in load_problems(config.pair_tasks, seed=config.seed) if p.prompt not in used]
+        if config.pair_answers == "worked":
+            pairs = builtin_pairs("verbosity", free, config.n_pairs, config.seed)
+        elif len(free) < config.n_pairs:
+            raise InputError(
+                f"{config.pair_tasks} has {len(free)} problems that choose and score nothing, and "
+                f"{config.n_pairs} pairs were asked for. Pass --n-pairs {len(free)} or fewer."
+            )
+        asked = free[: config.n_pairs]
+    return pairs, asked, split["select"][: config.n_select], split["confirm"][: config.n_confirm]
+
+
+def _own_pairs(study: Study, problems: Sequence[Problem]) -> list[Pair]:
+    """The model's answers to the same problems, with the prompt to be brief and without.
+
+    Both are read after the bare problem, so that the two responses differ and the prompts do not.
+    A problem whose answer the added prompt did not shorten shows no contrast and is left out.
+    """
+    brief = Condition("pair", suffix=f"\n\n{study.config.pair_prompt}")
+    made = study.answers("pairs", [Condition("plain"), brief], problems)
+    shorter = (made["pair"].tokens < made["plain"].tokens).tolist()
+    texts = [(p.prompt, study.text("pair", p), study.text("plain", p)) for p in problems]
+    pairs = [Pair(*t) for t, kept in zip(texts, shorter, strict=True) if kept and t[1].strip()]
+    if len(pairs) < 4:
+        raise InputError(
+            f"The prompt {study.config.pair_prompt!r} shortened {len(pairs)} of the model's {len(problems)} "
+            "answers, which is too few for a vector. Another --pair-prompt, more --n-pairs, or "
+            "--pair-answers worked would work."
+        )
+    return pairs
 
 
 def _layers(config: VerbosityConfig, lm: LanguageModel) -> list[int]:
@@ -257,14 +291,15 @@ def _compare_layers(
             }
         )
     allowed = max(1, int(config.accuracy_tolerance * n))
-    kept = [row for row in rows if row["lost"] <= allowed] or rows
-    chosen = min(kept, key=lambda row: row["tokens"])
+    kept = [row for row in rows if row["lost"] <= allowed]
+    chosen = min(kept or rows, key=lambda row: row["tokens"])
+    limit = f"at most {allowed} of {n} select problems lost"
     return {
         "kl_target": config.kl_target,
         "plain_tokens": float(base.tokens.mean()),
         "chosen": chosen["layer"],
-        "rule": f"the layer with the fewest tokens at a KL of {config.kl_target} nats, at most {allowed} of "
-        f"{n} select problems lost",
+        "rule": f"the layer with the fewest tokens at a KL of {config.kl_target} nats, "
+        + (limit if kept else f"though no layer kept to {limit}"),
         "table": rows,
     }
 
@@ -308,7 +343,12 @@ def _frontier(
         if plain.correct.sum() - row["accuracy"]["estimate"] * n <= allowed + 1e-9
         and row["truncated"] <= plain.truncated.mean() + config.accuracy_tolerance
     ]
-    chosen = min(kept or rows[:1], key=lambda row: row["tokens"]["estimate"])
+    limit = f"lose at most {allowed} of {n} select problems and truncate no more"
+    chosen = (
+        min(kept, key=lambda row: row["tokens"]["estimate"])
+        if kept
+        else min(rows, key=lambda row: row["dose"])
+    )
     return {
         "layer": layer,
         "cap": {
@@ -324,8 +364,9 @@ def _frontier(
         },
         "plain": _outcome(plain, plain, config.seed),
         "chosen": chosen["dose"],
-        "rule": f"the dose with the fewest tokens among those that lose at most {allowed} of {n} select "
-        "problems and truncate no more",
+        "rule": f"the dose with the fewest tokens among those that {limit}"
+        if kept
+        else f"the smallest dose, since none would {limit}",
         "table": rows,
     }
 
@@ -366,12 +407,8 @@ def _confirm(
         Condition("shuffled", (nothing.at(layer, dose=dose),)),
         Condition("minus", (steer.at(layer, dose=-dose),)),
     ]
-    for start in range(0, len(problems), config.chunk):  # a run cut short has whole blocks of problems
-        for condition in main:
-            study.answers(condition.name, [condition], problems[start : start + config.chunk])
-    scores = {c.name: study.scores(c.name, problems) for c in main}
-    for condition in controls:
-        scores |= study.answers(condition.name, [condition], problems[: config.n_control])
+    scores = study.answers("confirm", main, problems)
+    scores |= study.answers("controls", controls, problems[: config.n_control])
     n = min(config.n_random_problems, len(problems))
     some = [Condition(f"random:{i}", (r.at(layer, dose=dose),)) for i, r in enumerate(randoms)]
     drawn = study.answers("random", some, problems[:n])

@@ -5,15 +5,18 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from analyses import answers, verbosity
-from analyses.answers import repetition
+from analyses.answers import Condition, Scores, repetition
 from analyses.configs import VerbosityConfig
 from analyses.replay import read_config, replay
+from analyses.tasks import Problem
 from hooks import load
 from hooks.errors import InputError, RunError, UnlatchError
 from interp import SteeringVector
+from interp.pairs import Pair
 
 
 def test_a_run_leaves_every_file_that_the_design_promises(finished: Path):
@@ -159,3 +162,42 @@ def test_repetition_is_the_share_of_repeated_four_grams():
     assert repetition([1, 2, 3, 4, 5]) == 0
     assert repetition([7] * 8) == pytest.approx(4 / 5)
     assert repetition([1, 2]) == 0
+
+
+class Asked:
+    """A study whose model has answered already."""
+
+    def __init__(self, config: VerbosityConfig, texts: dict[str, list[str]]):
+        self.config, self.texts = config, texts
+        self.suffixes: dict[str, str] = {}
+
+    def answers(self, _what: str, conditions: list[Condition], problems: list[Problem]) -> dict[str, Scores]:
+        self.suffixes = {c.name: c.suffix for c in conditions}
+        n, no = len(problems), np.zeros(len(problems), bool)
+        lengths = {c.name: np.array([float(len(t)) for t in self.texts[c.name][:n]]) for c in conditions}
+        return {name: Scores(no, tokens, no, np.zeros(n)) for name, tokens in lengths.items()}
+
+    def text(self, condition: str, problem: Problem) -> str:
+        return self.texts[condition][int(problem.id)]
+
+
+def test_own_pairs_are_the_models_answers_where_the_prompt_shortened_them(config: VerbosityConfig):
+    problems = [Problem(str(i), f"How many are {i}?", "1") for i in range(7)]
+    plain = ["a long answer"] * 7
+    pair = ["short", "tiny", "not any shorter", "brief", "a long answer", "", "one"]
+    study = Asked(replace(config, pair_answers="own", pair_prompt="Fast."), {"plain": plain, "pair": pair})
+    assert verbosity._own_pairs(study, problems) == [
+        Pair(f"How many are {i}?", pair[i], "a long answer") for i in (0, 1, 3, 6)
+    ]
+    assert study.suffixes == {"plain": "", "pair": "\n\nFast."}
+    with pytest.raises(InputError, match=r"'Fast\.' shortened 3 of the model's 6 answers"):
+        verbosity._own_pairs(study, problems[:6])
+
+
+def test_own_pairs_choose_and_score_nothing(config: VerbosityConfig):
+    _, asked, select, confirm = verbosity._material(replace(config, pair_answers="own", n_pairs=40))
+    assert len(asked) == 40
+    prompts = [p.prompt for p in [*asked, *select, *confirm]]
+    assert len(set(prompts)) == len(prompts)
+    with pytest.raises(InputError, match=r"Pass --n-pairs \d+ or fewer"):
+        verbosity._material(replace(config, pair_answers="own", n_pairs=4000))
