@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,15 +165,16 @@ def test_repetition_is_the_share_of_repeated_four_grams():
     assert repetition([1, 2]) == 0
 
 
-class Asked:
+class Asked(verbosity.Study):
     """A study whose model has answered already."""
 
     def __init__(self, config: VerbosityConfig, texts: dict[str, list[str]]):
-        self.config, self.texts = config, texts
-        self.suffixes: dict[str, str] = {}
+        vars(self).update(config=config, texts=texts, suffixes={})
 
-    def answers(self, _what: str, conditions: list[Condition], problems: list[Problem]) -> dict[str, Scores]:
-        self.suffixes = {c.name: c.suffix for c in conditions}
+    def answers(
+        self, _what: str, conditions: Sequence[Condition], problems: Sequence[Problem]
+    ) -> dict[str, Scores]:
+        self.suffixes.update({c.name: c.suffix for c in conditions})
         n, no = len(problems), np.zeros(len(problems), bool)
         lengths = {c.name: np.array([float(len(t)) for t in self.texts[c.name][:n]]) for c in conditions}
         return {name: Scores(no, tokens, no, np.zeros(n)) for name, tokens in lengths.items()}
@@ -182,7 +184,7 @@ class Asked:
 
 
 def test_own_pairs_are_the_models_answers_where_the_prompt_shortened_them(config: VerbosityConfig):
-    problems = [Problem(str(i), f"How many are {i}?", "1") for i in range(7)]
+    problems = [Problem(str(i), f"How many are {i}?", "1", "test") for i in range(7)]
     plain = ["a long answer"] * 7
     pair = ["short", "tiny", "not any shorter", "brief", "a long answer", "", "one"]
     study = Asked(replace(config, pair_answers="own", pair_prompt="Fast."), {"plain": plain, "pair": pair})
