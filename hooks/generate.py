@@ -1,27 +1,21 @@
 """Decode many prompts together, edited or not, and say for each what came out and why it ended."""
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import overload
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-from transformers import DynamicCache
 
 from hooks.chat import Prompt, prompt_row
+from hooks.decode import Decoder, Finish
 from hooks.edits import Edit
 from hooks.errors import InputError
-from hooks.inject import Edits, inject, open_trackers
+from hooks.inject import Edits, inject
 from hooks.language_model import LanguageModel
 from hooks.receipts import Receipt
-from hooks.rows import MAX_ROWS, Batch, Row, batches_of
-
-COMPACT_SHARE = 1 / 8
-"""Finished rows leave once they are this share of the batch: moving the cache costs about a step."""
+from hooks.rows import MAX_ROWS, Row
+from hooks.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -35,8 +29,9 @@ class Completion:
     """Generated ids, the one that ended the turn included."""
 
     prompt_tokens: int
-    finish: Literal["stop", "length"]
-    """``stop``: the model ended its turn. ``length``: it was cut at ``max_new_tokens``."""
+    finish: Finish
+    """``stop``: the model ended its turn. ``length``: it was cut at ``max_new_tokens``. ``nan``: its
+    logits were not numbers, and ``tokens`` are those before."""
 
     logprobs: tuple[float, ...] | None
     """Log-probability in nats of each generated token under the edited model, before temperature
@@ -50,6 +45,8 @@ class Generation(Sequence[Completion]):
     completions: tuple[Completion, ...]
     receipt: Receipt
     seconds: float
+    halvings: int
+    """How often memory ran out and the batch was halved."""
 
     @overload
     def __getitem__(self, index: int) -> Completion: ...
@@ -64,44 +61,6 @@ class Generation(Sequence[Completion]):
     @property
     def texts(self) -> list[str]:
         return [completion.text for completion in self.completions]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen: greedily at temperature 0, else from the top-p nucleus.
-
-    Each row draws from its own stream, seeded by (seed, row number), so what it samples does not
-    depend on the batch that it happens to run in.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1:
-            raise InputError(
-                f"temperature={self.temperature}, top_p={self.top_p}: temperature is 0 (greedy) or "
-                "more, and top_p is in (0, 1]."
-            )
-
-    def uniforms(self, row: int, n: int) -> Float[Tensor, " n"]:
-        """The numbers in [0, 1) that row ``row`` samples with."""
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + row) % 2**63)
-        return torch.rand(n, generator=generator, dtype=torch.float64)
-
-    def choose(
-        self, logits: Float[Tensor, "batch d_vocab"], uniform: Float[Tensor, " batch"]
-    ) -> Int[Tensor, " batch"]:
-        """The next token of each row."""
-        if self.temperature == 0:
-            return logits.argmax(-1)
-        p, order = (logits.double() / self.temperature).softmax(-1).sort(-1, descending=True)
-        before = p.cumsum(-1) - p
-        p = p.masked_fill(before >= self.top_p, 0)  # the token that crosses top_p stays in
-        cumulative = p.cumsum(-1)
-        at = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
-        return order.gather(-1, at.clamp(max=logits.shape[-1] - 1))[:, 0]
 
 
 @torch.no_grad()
@@ -124,7 +83,8 @@ def generate(
     """Continue every prompt until the model ends its turn.
 
     Greedy by default, and then equal token for token to ``model.generate(do_sample=False)``.
-    Prompts are sorted by length, batches are sized by the free memory, finished rows leave.
+    Prompts are sorted by length, equal ones share their prefill, batches are sized by the free memory,
+    finished rows leave and waiting ones take their place.
 
     Args:
         edits: For every row, or one list of edits for each prompt.
@@ -180,94 +140,20 @@ def generate_rows(
         )
     start = time.perf_counter()
     done: dict[int, Completion] = {}
-    batches = batches_of(
-        rows,
-        pad_id=lm.pad_id,
-        device=lm.device,
-        row_bytes=lm.token_bytes(cached=True),
-        max_rows=max_rows,
-        grow=max_new_tokens,
-    )
-    with ExitStack() as stack:
-        injection = stack.enter_context(inject(lm, edits))
-        for batch in batches:
-            for number, ids, finish, scores in _decode(
-                lm, batch, max_new_tokens, sampling, logprobs, on_tokens
-            ):
-                text = str(lm.tokenizer.decode(ids, skip_special_tokens=True))
-                prompt_tokens = rows[number].prompt_length
-                done[number] = Completion(text, tuple(ids), prompt_tokens, finish, scores)
+    with inject(lm, edits) as injection:
+        decoder = Decoder(
+            lm,
+            rows,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            max_rows=max_rows,
+            logprobs=logprobs,
+            on_tokens=on_tokens,
+        )
+        for row in decoder.run():
+            text = str(lm.tokenizer.decode(list(row.tokens), skip_special_tokens=True))
+            done[row.number] = Completion(
+                text, row.tokens, rows[row.number].prompt_length, row.finish, row.logprobs
+            )
     completions = tuple(done[number] for number in range(len(rows)))
-    return Generation(completions, injection.receipt(), time.perf_counter() - start)
-
-
-def _decode(
-    lm: LanguageModel,
-    batch: Batch,
-    max_new_tokens: int,
-    sampling: Sampling,
-    logprobs: bool,
-    on_tokens: Callable[[int], None] | None,
-) -> Iterator[tuple[int, list[int], Literal["stop", "length"], tuple[float, ...] | None]]:
-    """Decode one batch; yields each row as it finishes."""
-    width = batch.input_ids.shape[1]
-    row = batch.row
-    mask = torch.cat([batch.attention_mask, batch.attention_mask.new_ones(len(row), max_new_tokens)], 1)
-    stops = torch.tensor(sorted(lm.stop_ids), dtype=torch.long, device=lm.device)
-    uniforms = torch.stack([sampling.uniforms(n, max_new_tokens) for n in row.tolist()]).to(lm.device)
-    out = torch.full((len(row), max_new_tokens), lm.pad_id, device=lm.device)
-    scores = torch.zeros(len(row), max_new_tokens, device=lm.device)
-    finished = torch.zeros(len(row), dtype=torch.bool, device=lm.device)
-    ids, position, running = batch.input_ids, batch.position_ids, len(row)
-    cache = DynamicCache(config=lm.model.config)
-    trackers = open_trackers(lm)
-    for tracker in trackers:
-        tracker.begin(row, batch.prompt_length)
-    for n in range(max_new_tokens):
-        logits = lm.model(
-            input_ids=ids,
-            attention_mask=mask[:, : width + n],
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        chosen = sampling.choose(logits, uniforms[:, n])
-        out[:, n] = torch.where(finished, lm.pad_id, chosen)
-        if logprobs:
-            scores[:, n] = logits.float().log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
-        if on_tokens is not None:
-            on_tokens(running)
-        ids, position = chosen[:, None], position[:, -1:] + 1
-        finished = finished | torch.isin(chosen, stops)
-        mask[:, width + n] = (~finished).long()  # what a finished row is fed is no token of it
-        running = int((~finished).sum())
-        if not running or n + 1 == max_new_tokens:
-            break
-        if len(row) - running >= COMPACT_SHARE * len(row):
-            yield from _leave(finished.nonzero()[:, 0], row, out, scores, stops, logprobs)
-            stay = (~finished).nonzero()[:, 0]
-            cache.batch_select_indices(stay)
-            for tracker in trackers:
-                tracker.keep(stay)
-            row, mask, out, scores, uniforms = (t[stay] for t in (row, mask, out, scores, uniforms))
-            ids, position, finished = ids[stay], position[stay], finished[stay]
-    yield from _leave(torch.arange(len(row), device=lm.device), row, out, scores, stops, logprobs)
-
-
-def _leave(
-    index: Int[Tensor, " left"],
-    row: Int[Tensor, " batch"],
-    out: Int[Tensor, "batch new"],
-    scores: Float[Tensor, "batch new"],
-    stops: Int[Tensor, " stops"],
-    logprobs: bool,
-) -> Iterator[tuple[int, list[int], Literal["stop", "length"], tuple[float, ...] | None]]:
-    """The rows at ``index``, each cut after the token that ended it."""
-    ends = torch.isin(out[index], stops)
-    counts = torch.where(ends.any(1), ends.int().argmax(1) + 1, out.shape[1]).tolist()
-    stopped = ends.any(1).tolist()
-    numbers, ids, nats = row[index].tolist(), out[index].tolist(), scores[index].tolist()
-    for number, count, stop, line, score in zip(numbers, counts, stopped, ids, nats, strict=True):
-        finish: Literal["stop", "length"] = "stop" if stop else "length"
-        yield number, line[:count], finish, tuple(score[:count]) if logprobs else None
+    return Generation(completions, injection.receipt(), time.perf_counter() - start, decoder.halvings)

@@ -1,9 +1,9 @@
 """Write edits into a running model, keep a receipt, and restore the model afterwards."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,6 +19,7 @@ from hooks.errors import EmptySelectionError, InputError
 from hooks.language_model import LanguageModel
 from hooks.positions import Frame, Positions
 from hooks.receipts import Receipt
+from hooks.rows import Row
 from hooks.sites import Site
 from hooks.taps import Tap, tapped
 from hooks.tracker import Tracker
@@ -54,10 +55,12 @@ class Injection:
     """An open set of edits. ``tracker`` follows the rows; :meth:`receipt` says what was written."""
 
     def __init__(self, lm: LanguageModel, edits: Edits) -> None:
+        self._lm, self._edits = lm, edits
         self._groups = _compile(lm, edits)
         self._lists = None if all(isinstance(e, Edit) for e in edits) else len(edits)
         texts = {text for groups in self._groups.values() for g in groups for text in g.positions.texts}
         self.tracker = Tracker(texts, lambda ids: str(lm.tokenizer.decode(list(ids))))
+        self._touches: dict[Hashable, bool] = {}
         self._frame: Frame | None = None
         self._selected: dict[Positions, Tensor] = {}
         self._places: dict[int, tuple[Tensor, Tensor] | None] = {}
@@ -84,6 +87,60 @@ class Injection:
     def leave(self, _module: nn.Module, _args: object, kwargs: dict[str, Any], _out: object) -> None:
         """Forward hook of the whole model: remember the cache, to see if its rows are moved."""
         self.tracker.leave(kwargs.get("past_key_values"))
+
+    # --- for a loop in which rows share what they have in common
+
+    def edits_of_prefix(self, number: int, row: Row) -> Hashable:
+        """What this injection does to the tokens of row ``number`` but the last: equal keys, equal edits."""
+        edits: Sequence[Any] = self._edits if self._lists is None else self._edits[number]  # type: ignore[assignment]
+        return tuple(
+            (id(edit), number if edit.positions.by_row else None)
+            for edit in edits
+            if self._touches_prefix(edit.positions, number, row)
+        )
+
+    def _touches_prefix(self, positions: Positions, number: int, row: Row) -> bool:
+        key = row, positions, number if positions.by_row else None
+        if key not in self._touches:
+            tracker = Tracker(positions.texts, lambda ids: str(self._lm.tokenizer.decode(list(ids))))
+            tracker.register([number], [row])
+            tracker.resume(torch.tensor([number]))
+            prefix = torch.tensor([row.tokens[:-1]], dtype=torch.long)
+            self._touches[key] = bool(prefix.numel() and positions.select(tracker.frame((prefix,), {})).any())
+        return self._touches[key]
+
+    def mark(self) -> int:
+        """A point in time, for :meth:`share`."""
+        return len(self._written)
+
+    def share(self, numbers: Sequence[int], *, since: int) -> None:
+        """What was written in the first of these rows since ``since`` was written in all of them."""
+        first, others = numbers[0], numbers[1:]
+        if not others:
+            return
+        self.tracker.copy(first, others)
+        for entry in self._written[since:]:
+            (place,) = (entry.row == first).nonzero(as_tuple=True)
+            if len(place) and bool(entry.mask[place].any()):
+                self._written.append(
+                    _Written(
+                        entry.group,
+                        torch.tensor(others, device=entry.row.device),
+                        *(
+                            t[place].expand(len(others), -1)
+                            for t in (entry.position, entry.mask, entry.ratio)
+                        ),
+                    )
+                )
+
+    def forget(self, numbers: Collection[int]) -> None:
+        """These rows are taken back: nothing was written in them."""
+        self.tracker.forget(numbers)
+        gone = torch.tensor(sorted(numbers))
+        self._written = [
+            replace(entry, mask=entry.mask & ~torch.isin(entry.row, gone.to(entry.row.device))[:, None])
+            for entry in self._written
+        ]
 
     def _write_all(self, groups: Sequence[_Group], h: Tensor) -> Tensor | None:
         new = h
@@ -184,9 +241,9 @@ class Injection:
 _open: WeakKeyDictionary[PreTrainedModel, list[Injection]] = WeakKeyDictionary()
 
 
-def open_trackers(lm: LanguageModel) -> list[Tracker]:
-    """The trackers of all injections that are open on a model: who decodes tells them of its rows."""
-    return [injection.tracker for injection in _open.get(lm.model, ())]
+def open_injections(lm: LanguageModel) -> list[Injection]:
+    """All injections that are open on a model: who decodes tells them of its rows."""
+    return list(_open.get(lm.model, ()))
 
 
 @contextmanager
@@ -244,10 +301,12 @@ def _compile(lm: LanguageModel, edits: Edits) -> dict[Site, list[_Group]]:
                 edit = row_edits[place_in_list]
                 alike[_checked(lm, edit), edit.positions, edit.group].append((row, edit))
         for (site, positions, _), members in alike.items():
-            columns = zip(*(edit.parameters() for _, edit in members), strict=True)
+            distinct = list({id(edit): edit for _, edit in members}.values())
+            places = {id(edit): i for i, edit in enumerate(distinct)}
+            columns = zip(*(edit.parameters() for edit in distinct), strict=True)
             stacked = tuple(_onto(lm, torch.stack(column)) for column in columns)
-            place = {row: i for i, (row, _) in enumerate(members)}
-            groups[site].append(_Group(site, members[0][1], positions, stacked, place))
+            place = {row: places[id(edit)] for row, edit in members}
+            groups[site].append(_Group(site, distinct[0], positions, stacked, place))
     return dict(groups)
 
 

@@ -65,6 +65,11 @@ class Positions:
         """Texts whose place in the row must be known to decide."""
         return frozenset()
 
+    @property
+    def by_row(self) -> bool:
+        """Whether the selection depends on the number of a row, beyond its tokens."""
+        return False
+
     def __or__(self, other: "Positions") -> "Positions":
         return _Join("|", self, other)
 
@@ -94,6 +99,10 @@ class _Join(Positions):
     @property
     def texts(self) -> frozenset[str]:
         return self.left.texts | self.right.texts
+
+    @property
+    def by_row(self) -> bool:
+        return self.left.by_row or self.right.by_row
 
     def __str__(self) -> str:
         return f"({self.left} {self.operator} {self.right})"
@@ -230,6 +239,10 @@ class _Mask(Positions):
         inside = (frame.position >= 0) & (frame.position < table.shape[1])
         column = frame.position.clamp(0, table.shape[1] - 1)
         return table[frame.row].gather(1, column) & inside
+
+    @property
+    def by_row(self) -> bool:
+        return True
 
     def __str__(self) -> str:
         return f"mask({'x'.join(map(str, self.table.shape))})"

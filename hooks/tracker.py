@@ -10,7 +10,7 @@ from torch import Tensor
 from hooks.errors import InputError
 from hooks.language_model import LanguageModel
 from hooks.positions import NEVER, Frame
-from hooks.rows import Batch
+from hooks.rows import Batch, Row
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -26,11 +26,12 @@ class Tracker:
         self._decode = decode
         self._started = 0
         self._announced: tuple[Tensor, Tensor | None] | None = None
+        self._resumed = False
         self._row = self._prompt_length = self._given_length = torch.empty(0, dtype=torch.long)
         self._reached = self._row
         self._keys: Tensor | None = None
         self._completed: dict[str, Tensor] = dict.fromkeys(texts, self._row)
-        self._tokens: list[list[int]] = []
+        self._tokens: dict[int, list[int]] = {}
         self.rows: dict[int, int] = {}
         """Prompt length of every row seen, by number."""
         self.given: dict[int, int] = {}
@@ -45,17 +46,47 @@ class Tracker:
         """
         self._announced = row, prompt_length
 
-    def keep(self, index: Int[Tensor, " kept"]) -> None:
-        """The batch was compacted to the rows at these places of it."""
+    def register(self, numbers: Sequence[int], rows: Sequence[Row]) -> None:
+        """These rows are about to run from their first token on, whatever their numbers ran before."""
+        for number, row in zip(numbers, rows, strict=True):
+            self.rows[number], self.given[number], self.seen[number] = row.prompt_length, len(row.tokens), 0
+            self._tokens[number] = []
+            for found in self.found.values():
+                found.pop(number, None)
+
+    def copy(self, number: int, to: Sequence[int]) -> None:
+        """The rows ``to`` share all that row ``number`` has run so far."""
         self.finish()
-        self._keys = None
-        self._reached = self._reached[index]
-        self._row = self._row[index]
-        self._prompt_length = self._prompt_length[index]
-        self._given_length = self._given_length[index]
-        self._completed = {text: at[index] for text, at in self._completed.items()}
-        if self._completed:
-            self._tokens = [self._tokens[i] for i in index.tolist()]
+        for other in to:
+            self.rows[other], self.given[other] = self.rows[number], self.given[number]
+            self.seen[other], self._tokens[other] = self.seen[number], list(self._tokens[number])
+            for found in self.found.values():
+                if number in found:
+                    found[other] = found[number]
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """These rows are taken back, as if they had never run."""
+        empty = self._row[:0]
+        self._row = self._prompt_length = self._given_length = self._reached = empty
+        for number in numbers:
+            for known in (self.rows, self.given, self.seen, *self.found.values()):
+                known.pop(number, None)
+
+    def resume(self, row: Int[Tensor, " batch"]) -> None:
+        """The next passes hold these rows, in this order, each from where it stopped."""
+        self.finish()
+        numbers = row.tolist()
+
+        def column(values: Iterable[int]) -> Tensor:
+            return torch.tensor(list(values), dtype=torch.long, device=row.device)
+
+        self._row, self._keys, self._resumed = row, None, True
+        self._prompt_length = column(self.rows[n] for n in numbers)
+        self._given_length = column(self.given[n] for n in numbers)
+        self._reached = column(self.seen[n] for n in numbers)
+        self._completed = {
+            text: column(found.get(n, NEVER) for n in numbers) for text, found in self.found.items()
+        }
 
     def frame(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
         """The frame of a forward pass, from the arguments that the model was called with."""
@@ -78,7 +109,8 @@ class Tracker:
         else:
             new = mask[:, past:].long()
             position = torch.where(new > 0, mask[:, :past].sum(1, keepdim=True) + new.cumsum(1) - 1, -1)
-        if past == 0 or self._announced is not None:
+        resumed, self._resumed = self._resumed, False
+        if self._announced is not None or (past == 0 and not resumed):
             self.finish()
             self._start(position)
         elif batch != len(self._row):
@@ -115,8 +147,8 @@ class Tracker:
         self._row, self._given_length, self._reached = row, length, torch.zeros_like(length)
         self._prompt_length = length if prompt_length is None else prompt_length
         self._completed = {t: torch.full_like(length, NEVER) for t in self._completed}
-        self._tokens = [[] for _ in range(len(position))]
         numbers = row.tolist()
+        self._tokens.update({number: [] for number in numbers})
         self.rows.update(zip(numbers, self._prompt_length.tolist(), strict=True))
         self.given.update(zip(numbers, length.tolist(), strict=True))
         self.seen.update(dict.fromkeys(numbers, 0))
@@ -134,8 +166,9 @@ class Tracker:
 
     def _read(self, position: Int[Tensor, "batch chunk"], tokens: Tensor) -> None:
         """Look for each text in each row; its place is the first token that completes it."""
+        numbers = self._row.tolist()
         for index, (ids, at) in enumerate(zip(tokens.tolist(), position.tolist(), strict=True)):
-            line = self._tokens[index]
+            line = self._tokens[numbers[index]]
             start = len(line)
             line += [token for token, place in zip(ids, at, strict=True) if place >= 0]
             for text, completed in self._completed.items():
@@ -143,7 +176,7 @@ class Tracker:
                     place = self._complete(line, start, text)
                     completed[index] = place
                     if place != NEVER:
-                        self.found[text][int(self._row[index])] = place
+                        self.found[text][numbers[index]] = place
 
     def _complete(self, line: list[int], start: int, text: str) -> int:
         """The first position from ``start`` on at which ``text`` has been completed."""

@@ -5,6 +5,7 @@ first token at every step, under the same edits.
 """
 
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from hooks import Add, Clamp, Patch, ProjectOut, adopt, generate, inject
 from hooks.capture import run_to
 from hooks.errors import EmptySelectionError, InputError, ReceiptError
-from hooks.generate import Sampling, generate_rows
+from hooks.generate import generate_rows
 from hooks.positions import (
     Frame,
     after,
@@ -33,6 +34,7 @@ from hooks.positions import (
     think,
 )
 from hooks.rows import Row, pad_left
+from hooks.sampling import Sampling
 from hooks.sites import Site
 
 CPU = torch.device("cpu")
@@ -240,6 +242,15 @@ def cells(receipt):
     return sorted(zip(receipt.site.tolist(), receipt.row.tolist(), receipt.position.tolist(), strict=True))
 
 
+@contextmanager
+def widths(lm):
+    """Rows of each forward pass."""
+    seen = []
+    handle = lm.model.base_model.register_forward_hook(lambda _m, _a, out: seen.append(len(out[0])))
+    yield seen
+    handle.remove()
+
+
 @pytest.fixture(scope="module")
 def many(rows):
     """Twenty prompts of 1 to 13 tokens."""
@@ -261,12 +272,12 @@ def test_rows_that_end_leave_and_change_nothing_for_the_rest(tiny, reading, many
     """Compaction and several batches: same tokens, same cells written, whatever runs beside them."""
     positions = steps(0, 6) | after("e")
     lm, edits = ending(tiny(family), reading, many, vector, positions), two_edits(vector, positions)
-    widths = []
-    handle = lm.model.base_model.register_forward_hook(lambda _m, _a, out: widths.append(len(out[0])))
-    together = generate_rows(lm, many, edits=edits, max_new_tokens=12, logprobs=True)
-    handle.remove()
-    assert widths[0] == 20
-    assert widths[-1] < 20, "no row left"
+    with widths(lm) as seen:
+        together = generate_rows(lm, many, edits=edits, max_new_tokens=12, logprobs=True)
+    prefill, *steps_of = seen
+    assert prefill == len({row.tokens[:-1] for row in many} - {()}), "equal prefixes are filled once"
+    assert steps_of[0] == 20
+    assert steps_of[-1] < 20, "no row left"
     assert {c.finish for c in together} == {"stop", "length"}
     assert all(c.tokens[-1] in lm.stop_ids for c in together if c.finish == "stop")
     assert all(len(c.tokens) == 12 for c in together if c.finish == "length")

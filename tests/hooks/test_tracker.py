@@ -72,7 +72,7 @@ def test_a_row_that_leaves_is_seen_as_far_as_it_came(tracker):
     attention = torch.ones(3, 6, dtype=torch.long)
     frames = passes(tracker, attention, [3, 1])
     next(frames), next(frames)
-    tracker.keep(torch.tensor([0, 2]))
+    tracker.resume(torch.tensor([0, 2]))
     cache = DynamicCache()
     cache.update(torch.zeros(2, 1, 4, 1), torch.zeros(2, 1, 4, 1), 0)
     frame = tracker.frame((torch.zeros(2, 1, dtype=torch.long),), {"past_key_values": cache})

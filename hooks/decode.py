@@ -1,0 +1,292 @@
+"""The decoding loop: rows share prefills, run together, leave when they end, and others take their place.
+
+The tokens of a row but the last are its prefix. Rows with the same prefix, and the same edits of it,
+share one prefill, which computes no logits; from its last given token on, a row is one row of each
+step. Which rows run together changes what each of them gets by rounding only.
+"""
+
+import gc
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from hooks.cache import PackedCache, Prefix, prefixes_of
+from hooks.inject import open_injections
+from hooks.language_model import LanguageModel
+from hooks.rows import Row, free_bytes, pad_left
+from hooks.sampling import Sampling
+
+ENTER_SHARE = 1 / 8
+"""Rows enter once they can be this share of the batch: the prefill of a few costs about a step."""
+
+Finish = Literal["stop", "length", "nan"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A row that has left the batch."""
+
+    number: int
+    tokens: tuple[int, ...]
+    finish: Finish
+    logprobs: tuple[float, ...] | None
+
+
+@dataclass
+class _Group:
+    """Rows that wait for one prefill; ``filled`` is what it gave."""
+
+    prefix: tuple[int, ...]
+    numbers: list[int]
+    filled: Prefix | None = None
+
+
+@dataclass
+class _Running:
+    """The rows of a step, in the order in which the cache holds them."""
+
+    number: Int[Tensor, " rows"]
+    start: Int[Tensor, " rows"]
+    """The column of the cache that holds each row's first token."""
+
+    next: Int[Tensor, " rows"]
+    """The token to be fed."""
+
+    count: Int[Tensor, " rows"]
+    """Tokens made."""
+
+    made: Int[Tensor, "rows budget"]
+    logprobs: Float[Tensor, "rows budget"]
+    uniforms: Float[Tensor, "rows budget"]
+
+    def take(self, order: Int[Tensor, " kept"]) -> "_Running":
+        return _Running(*(column[order] for column in vars(self).values()))
+
+    def join(self, other: "_Running") -> "_Running":
+        mine, theirs = vars(self).values(), vars(other).values()
+        return _Running(*(torch.cat(pair) for pair in zip(mine, theirs, strict=True)))
+
+
+class Decoder:
+    """Continues ``rows`` by up to ``max_new_tokens`` each, in batches of up to ``max_rows``.
+
+    Every open injection is told which row of ``rows`` is where. When memory runs out the batch is
+    halved, what was running starts again, and ``halvings`` counts it.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        rows: Sequence[Row],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling,
+        max_rows: int,
+        logprobs: bool = False,
+        on_tokens: Callable[[int], None] | None = None,
+    ) -> None:
+        self.halvings = 0
+        self._lm, self._rows, self._budget, self._sampling = lm, rows, max_new_tokens, sampling
+        self._keep_logprobs, self._on_tokens = logprobs, on_tokens
+        self._injections = open_injections(lm)
+        self._stops = torch.tensor(sorted(lm.stop_ids), dtype=torch.long, device=lm.device)
+        self._longest_prefix = max(len(row.tokens) for row in rows) - 1
+        self._limit = self._fitting(max_rows)
+        self._left = set(range(len(rows)))
+        self._begin()
+
+    def run(self) -> Iterator[Ended]:
+        """Each row as it ends."""
+        while self._left:
+            try:
+                self._enter()
+                ended = self._step()
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not out_of_memory(error) or self._limit == 1:
+                    raise
+                ended = None
+            if ended is None:  # outside the handler, whose traceback holds the failed pass's tensors
+                self._halve()
+                continue
+            self._left -= {row.number for row in ended}
+            yield from ended
+
+    def _fitting(self, max_rows: int) -> int:
+        """How many of up to ``max_rows`` rows the free memory holds."""
+        columns = self._longest_prefix + self._budget
+        row_bytes = self._lm.token_bytes(cached=True) * columns + self._lm.d_vocab * 16
+        return max(1, min(max_rows, len(self._rows), free_bytes(self._lm.device) // row_bytes))
+
+    def _begin(self) -> None:
+        """Nothing is running and every row that is left waits, the longest prefix first."""
+        groups: dict[Hashable, _Group] = {}
+        for number in sorted(self._left):
+            row = self._rows[number]
+            key = row.tokens[:-1], tuple(i.edits_of_prefix(number, row) for i in self._injections)
+            groups.setdefault(key, _Group(row.tokens[:-1], [])).numbers.append(number)
+        self._waiting = sorted(groups.values(), key=lambda group: -len(group.prefix))
+        self._cache = PackedCache(
+            self._lm.model.config,
+            max_rows=self._limit,
+            longest=self._longest_prefix + self._budget,
+            longest_prefix=self._longest_prefix,
+        )
+        self._running = self._fresh([])
+
+    def _halve(self) -> None:
+        self.halvings += 1
+        self._limit = max(1, min(self._limit, self._cache.rows or self._limit) // 2)
+        for injection in self._injections:
+            injection.forget(self._left)
+        del self._cache, self._running
+        gc.collect()
+        if self._lm.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._begin()
+
+    def _enter(self) -> None:
+        """Fill the places that are free, once they are enough to be worth a prefill."""
+        free = self._limit - self._cache.rows
+        wanted = min(free, sum(len(group.numbers) for group in self._waiting))
+        if not wanted or (self._cache.rows and wanted < ENTER_SHARE * self._limit):
+            return
+        taken: list[tuple[_Group, int]] = []
+        for group in self._waiting:
+            n = min(len(group.numbers), wanted - sum(n for _, n in taken))
+            if n:
+                taken.append((group, n))
+        self._prefill([group for group, _ in taken if group.filled is None])
+        numbers: list[int] = []
+        for group, n in taken:
+            assert group.filled is not None
+            self._cache.enter(group.filled, n)
+            numbers += group.numbers[:n]
+            del group.numbers[:n]
+        self._waiting = [group for group in self._waiting if group.numbers]
+        self._running = self._running.join(self._fresh(numbers))
+        self._follow()
+
+    def _prefill(self, groups: Sequence[_Group]) -> None:
+        """Fill the prefixes of these groups, in the name of the first row of each."""
+        firsts = [group.numbers[0] for group in groups]
+        rows = [self._rows[number] for number in firsts]
+        for injection in self._injections:
+            injection.tracker.register(firsts, rows)
+        filling = [group for group in groups if group.prefix]
+        marks = [injection.mark() for injection in self._injections]
+        if filling:
+            cut = [Row(group.prefix, len(group.prefix)) for group in filling]
+            batch = pad_left(cut, range(len(cut)), pad_id=self._lm.pad_id, device=self._lm.device)
+            number = torch.tensor([group.numbers[0] for group in filling], device=self._lm.device)
+            for injection in self._injections:
+                injection.tracker.resume(number)
+            cache = DynamicCache()  # every layer whole
+            self._lm.model.base_model(**batch.inputs, past_key_values=cache, use_cache=True)
+            filled = prefixes_of(cache, [len(group.prefix) for group in filling])
+            for group, prefix in zip(filling, filled, strict=True):
+                group.filled = prefix
+        for group in groups:
+            group.filled = group.filled or ()
+            for injection, mark in zip(self._injections, marks, strict=True):
+                injection.share(group.numbers, since=mark)
+
+    def _fresh(self, numbers: Sequence[int]) -> _Running:
+        """Rows that have a cached prefix and have made no token."""
+        device, n = self._lm.device, len(numbers)
+        rows = [self._rows[number] for number in numbers]
+
+        def column(values: Iterable[int]) -> Tensor:
+            return torch.tensor(list(values), dtype=torch.long, device=device)
+
+        uniforms = torch.zeros(n, self._budget, dtype=torch.float64)
+        if self._sampling.temperature:
+            for place, number in enumerate(numbers):
+                uniforms[place] = self._sampling.uniforms(number, self._budget)
+        return _Running(
+            number=column(numbers),
+            start=column(self._cache.end - len(row.tokens) + 1 for row in rows),
+            next=column(row.tokens[-1] for row in rows),
+            count=column(0 for _ in rows),
+            made=torch.full((n, self._budget), self._lm.pad_id, device=device),
+            logprobs=torch.zeros(n, self._budget, device=device),
+            uniforms=uniforms.to(device),
+        )
+
+    def _follow(self) -> None:
+        for injection in self._injections:
+            injection.tracker.resume(self._running.number)
+
+    def _step(self) -> list[Ended]:
+        """One token of every running row; the rows that end with it leave."""
+        cache, rows = self._cache, self._running
+        rows.start = rows.start - cache.settle(int(rows.start.min()))
+        columns = torch.arange(cache.first, cache.end + 1, device=rows.start.device)
+        logits = self._lm.model(
+            input_ids=rows.next[:, None],
+            attention_mask=(columns >= rows.start[:, None]).long(),
+            position_ids=(cache.end - rows.start)[:, None],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        cache.advance()
+        place = torch.arange(cache.rows, device=rows.start.device)
+        chosen = self._sampling.choose(logits, rows.uniforms[place, rows.count])
+        rows.made[place, rows.count] = chosen
+        if self._keep_logprobs:
+            nats = logits.float().log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
+            rows.logprobs[place, rows.count] = nats
+        rows.next, rows.count = chosen, rows.count + 1
+        failed = logits.amax(-1).isnan()
+        stopped = torch.isin(chosen, self._stops) & ~failed
+        if self._on_tokens is not None:
+            self._on_tokens(cache.rows)
+        done = failed | stopped | (rows.count == self._budget)
+        return self._leave(done, failed, stopped) if bool(done.any()) else []
+
+    def _leave(
+        self, done: Bool[Tensor, " rows"], failed: Bool[Tensor, " rows"], stopped: Bool[Tensor, " rows"]
+    ) -> list[Ended]:
+        """Take the rows that are done out of the batch; the last of the others fill their places."""
+        gone = self._running.take(done.nonzero()[:, 0])
+        finishes: list[Finish] = [
+            "nan" if nan else "stop" if stop else "length"
+            for nan, stop in zip(failed[done].tolist(), stopped[done].tolist(), strict=True)
+        ]
+        columns = zip(
+            gone.number.tolist(),
+            gone.made.tolist(),
+            gone.logprobs.tolist(),
+            gone.count.tolist(),
+            finishes,
+            strict=True,
+        )
+        ended = []
+        for number, made, nats, count, finish in columns:
+            n = count - (finish == "nan")
+            ended.append(
+                Ended(number, tuple(made[:n]), finish, tuple(nats[:n]) if self._keep_logprobs else None)
+            )
+        order = places_after(done.tolist())
+        index = torch.tensor(order, dtype=torch.long, device=done.device)
+        self._cache.leave(order)
+        self._running = self._running.take(index)
+        self._follow()
+        return ended
+
+
+def places_after(done: Sequence[bool]) -> list[int]:
+    """Which row comes to each place when those that are done have left: few move, and only forwards."""
+    n = len(done) - sum(done)
+    late = [place for place in range(n, len(done)) if not done[place]]
+    return [late.pop() if done[place] else place for place in range(n)]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch says that a device, or the machine, has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
