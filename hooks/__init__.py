@@ -11,3 +11,4 @@ from hooks.language_model import LanguageModel as LanguageModel
 from hooks.load import adopt as adopt
 from hooks.load import load as load
 from hooks.sites import Site as Site
+from hooks.sweep import sweep as sweep

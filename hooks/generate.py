@@ -8,13 +8,13 @@ from typing import overload
 import torch
 
 from hooks.chat import Prompt, prompt_row
-from hooks.decode import Decoder, Finish
+from hooks.decode import MAX_ROWS, Decoder, Finish
 from hooks.edits import Edit
 from hooks.errors import InputError
 from hooks.inject import Edits, inject
 from hooks.language_model import LanguageModel
 from hooks.receipts import Receipt
-from hooks.rows import MAX_ROWS, Row
+from hooks.rows import Row
 from hooks.sampling import Sampling
 
 
@@ -101,8 +101,7 @@ def generate(
         >>> brief = generate(lm, ["How many legs do 3 cats have?"], edits=[vector.at(15, dose=0.3)])
         >>> brief.receipt.check(generated)
     """
-    if not prompts or isinstance(prompts, str):
-        raise InputError(f"generate takes a list of one or more prompts; got {prompts!r}.")
+    check_prompts(prompts)
     rows = [prompt_row(lm.tokenizer, p, system=system, think=think, template=template) for p in prompts]
     return generate_rows(
         lm,
@@ -116,19 +115,30 @@ def generate(
     )
 
 
+def check_prompts(prompts: Sequence[Prompt]) -> None:
+    """Raise :class:`InputError` unless this is a list of prompts."""
+    if not prompts or isinstance(prompts, str):
+        raise InputError(f"Pass a list of one or more prompts; got {prompts!r}.")
+
+
 @torch.no_grad()
 def generate_rows(
     lm: LanguageModel,
     rows: Sequence[Row],
     *,
     edits: Edits = (),
+    streams: Sequence[int] | None = None,
     max_new_tokens: int = 256,
     sampling: Sampling | None = None,
     logprobs: bool = False,
     max_rows: int = MAX_ROWS,
     on_tokens: Callable[[int], None] | None = None,
 ) -> Generation:
-    """:func:`generate` for prompts that are token ids already."""
+    """:func:`generate` for prompts that are token ids already.
+
+    Args:
+        streams: The random stream that each row samples from; None takes the row's own number.
+    """
     sampling = sampling or Sampling()
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens={max_new_tokens}: ask for one token or more.")
@@ -146,6 +156,7 @@ def generate_rows(
             rows,
             max_new_tokens=max_new_tokens,
             sampling=sampling,
+            streams=streams,
             max_rows=max_rows,
             logprobs=logprobs,
             on_tokens=on_tokens,

@@ -103,6 +103,26 @@ class Receipt:
             ratio=self.ratio[mine],
         )
 
+    def of_rows(self, rows: range) -> "Receipt":
+        """The entries of consecutive rows, numbered from 0, at the sites where they were edited."""
+        here = (self.row >= rows.start) & (self.row < rows.stop)
+        sites = [int(i) for i in np.unique(self.site[here])]
+
+        def renumbered(known: Mapping[int, int]) -> dict[int, int]:
+            return {number - rows.start: known[number] for number in rows if number in known}
+
+        return Receipt(
+            sites=tuple(self.sites[i] for i in sites),
+            site=np.searchsorted(np.array(sites, dtype=np.int64), self.site[here]),
+            row=self.row[here] - rows.start,
+            position=self.position[here],
+            ratio=self.ratio[here],
+            prompt_length=renumbered(self.prompt_length),
+            given_length=renumbered(self.given_length),
+            seen=renumbered(self.seen),
+            found={text: renumbered(at) for text, at in self.found.items()},
+        )
+
     def _selected(self, positions: Positions, row: int) -> list[int]:
         completed = {t: torch.tensor([at.get(row, NEVER)]) for t, at in self.found.items()}
         frame = Frame(

@@ -11,8 +11,7 @@ from torch import Tensor
 from hooks.errors import InputError
 
 MAX_ROWS = 64
-"""Rows of one batch on a CPU: past it, decoding gains little (16, 64, 128 rows: 103, 186, 199
-tokens a second with SmolLM2-135M on two cores) and a batch waits for its longest row."""
+"""Rows of one pass over whole sequences: past it nothing is gained on a CPU."""
 
 MEMORY_SHARE = 0.5
 """Share of the free memory that one batch may take."""
@@ -77,7 +76,7 @@ def plan(lengths: Sequence[int], *, row_bytes: int, free_bytes: int, max_rows: i
     """Group row numbers into batches: longest first, so a batch too large fails at once.
 
     Args:
-        lengths: Tokens of each row when it is finished.
+        lengths: Tokens of each row.
         row_bytes: Memory of one row per token.
         free_bytes: Memory a batch may take. A single row is never split.
     """
@@ -107,14 +106,9 @@ def batches_of(
     device: torch.device,
     row_bytes: int,
     max_rows: int = MAX_ROWS,
-    grow: int = 0,
 ) -> Iterator[Batch]:
-    """Batches of all ``rows``, sorted by length.
-
-    Args:
-        grow: Tokens that each row will gain while it runs.
-    """
-    lengths = [len(row.tokens) + grow for row in rows]
+    """Batches of all ``rows``, sorted by length."""
+    lengths = [len(row.tokens) for row in rows]
     groups = plan(lengths, row_bytes=row_bytes, free_bytes=free_bytes(device), max_rows=max_rows)
     for numbers in groups:
         yield pad_left(rows, numbers, pad_id=pad_id, device=device)

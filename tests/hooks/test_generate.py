@@ -590,7 +590,7 @@ def test_text_prompts_are_rendered_and_rows_are_taken_as_they_are(llama):
 
 @pytest.mark.parametrize("prompts", [[], "How are you?", ""])
 def test_no_prompts_or_a_bare_text_are_refused(llama, prompts):
-    with pytest.raises(InputError, match="generate takes a list of one or more prompts"):
+    with pytest.raises(InputError, match="Pass a list of one or more prompts; got"):
         generate(llama, prompts)
 
 

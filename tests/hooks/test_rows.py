@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooks.errors import InputError
-from hooks.rows import MAX_ROWS, Row, batches_of, free_bytes, pad_left, plan
+from hooks.rows import MAX_ROWS, Row, batches_of, pad_left, plan
 
 CPU = torch.device("cpu")
 
@@ -55,14 +55,6 @@ def test_a_plan_is_as_few_batches_as_the_limits_allow():
     assert plan([3, 1, 2], row_bytes=1, free_bytes=8, max_rows=64) == [[0, 2], [1]]
     assert plan([3, 1, 2], row_bytes=1, free_bytes=10**9, max_rows=2) == [[0, 2], [1]]
     assert plan([], row_bytes=1, free_bytes=1, max_rows=1) == []
-
-
-def test_batches_count_the_tokens_that_rows_will_gain():
-    rows = [Row((1,) * 4, 4)] * 4
-    row_bytes = free_bytes(CPU) // 150  # so that a row of 100 tokens takes two thirds of it
-    grown = list(batches_of(rows, pad_id=0, device=CPU, row_bytes=row_bytes, grow=96))
-    as_they_are = list(batches_of(rows, pad_id=0, device=CPU, row_bytes=row_bytes))
-    assert (len(grown), len(as_they_are)) == (4, 1)
 
 
 def test_by_default_a_batch_has_no_more_rows_than_the_measured_best():
