@@ -40,6 +40,9 @@ class Scores:
     """Generated tokens, the end of turn included."""
 
     truncated: Bool[np.ndarray, " problems"]
+    failed: Bool[np.ndarray, " problems"]
+    """The model's numbers were lost on the way; counted as wrong, with the tokens before."""
+
     repetition: Float[np.ndarray, " problems"]
 
     @staticmethod
@@ -48,12 +51,13 @@ class Scores:
             correct=np.array([r["correct"] for r in records], dtype=bool),
             tokens=np.array([r["tokens"] for r in records], dtype=float),
             truncated=np.array([r["finish"] == "length" for r in records], dtype=bool),
+            failed=np.array([r["finish"] == "nan" for r in records], dtype=bool),
             repetition=np.array([r["repetition"] for r in records], dtype=float),
         )
 
     def first(self, n: int) -> "Scores":
         """The same of the first ``n`` problems."""
-        return Scores(self.correct[:n], self.tokens[:n], self.truncated[:n], self.repetition[:n])
+        return Scores(*(column[:n] for column in vars(self).values()))
 
 
 def answers(
@@ -121,15 +125,18 @@ def _answer(
         verdict = verify(problem.answer, completion.text)
         fields.append(
             {
-                "correct": verdict.correct,
+                "correct": verdict.correct and completion.finish != "nan",
                 "stated": verdict.stated,
                 "rule": verdict.rule,
                 "tokens": len(completion.tokens),
                 "words": len(completion.text.split()),
+                "seconds": round(completion.seconds, 4),
                 "finish": completion.finish,
                 "repetition": round(repetition(completion.tokens), 4),
                 "written": written[row],
                 "text": completion.text,
+                **({"halvings": made.halvings} if made.halvings else {}),
+                **({"receipt": made.receipt.of_row(row)} if completion.finish == "nan" else {}),
             }
         )
     return fields

@@ -91,7 +91,7 @@ class VerbosityConfig:
     think: bool | None = None
     """Thinking on or off, where the chat template has it."""
 
-    chunk: int = 96
+    chunk: int = 192
     """Rows that run, and are written, together."""
 
     seed: int = 0

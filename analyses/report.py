@@ -5,6 +5,7 @@ Everything that a model or a problem wrote is escaped; the page fetches nothing.
 
 import difflib
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,8 @@ COLOURS = {
 def write_report(run: Path) -> Path:
     """Write ``report.html`` into a finished run folder; returns its path."""
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    timings = run / "timings.jsonl"
-    lines = timings.read_text(encoding="utf-8").splitlines() if timings.exists() else []
+    records = run / "records.jsonl"
+    lines = records.read_bytes().splitlines() if records.exists() else []
     environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     page = render(results, [json.loads(line) for line in lines], environment, run)
     return write_text(run / "report.html", page)
@@ -45,7 +46,7 @@ def write_report(run: Path) -> Path:
 
 def render(
     results: Mapping[str, Any],
-    timings: Sequence[Mapping[str, Any]],
+    records: Sequence[Mapping[str, Any]],
     environment: Mapping[str, Any],
     run: Path,
 ) -> str:
@@ -61,7 +62,9 @@ def render(
     return templates.get_template("report.html.jinja").render(
         r=results,
         names=NAMES,
-        speeds=speeds(timings),
+        speeds=speeds(records),
+        failed=sum(record["finish"] == "nan" for record in records),
+        halved=sum("halvings" in record for record in records),
         environment=environment,
         vector_file=run / "vectors" / "verbosity.safetensors",
         plotly_js=Markup(get_plotlyjs()),  # the library's own script
@@ -70,15 +73,13 @@ def render(
     )
 
 
-def speeds(timings: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Words a second of each condition that had batches to itself."""
-    words: dict[str, float] = {}
-    seconds: dict[str, float] = {}
-    for line in timings:
-        if len(line["conditions"]) == 1:
-            name = line["conditions"][0]
-            words[name] = words.get(name, 0) + line["words"]
-            seconds[name] = seconds.get(name, 0) + line["seconds"]
+def speeds(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Words a second under each condition: the time of a step is divided among the rows of it."""
+    words: dict[str, float] = defaultdict(float)
+    seconds: dict[str, float] = defaultdict(float)
+    for record in records:
+        words[record["condition"]] += record["words"]
+        seconds[record["condition"]] += record["seconds"]
     return {name: words[name] / seconds[name] for name in words if seconds[name] > 0}
 
 

@@ -3,7 +3,6 @@
     config.json        resolved; ``unlatch replay`` reads it
     environment.json   versions, machine, device, the model's fingerprint
     records.jsonl      one line an item and condition, appended a chunk at a time
-    timings.jsonl      seconds and tokens of each chunk; never part of a result
     vectors/           steering vectors
     results.json       every number with its n and interval; its presence means the run is complete
     report.html        made from the others
@@ -18,7 +17,6 @@ import json
 import os
 import platform
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -86,7 +84,7 @@ class RunFolder:
         if whole < len(data):
             with writing(file), file.open("r+b") as stream:
                 stream.truncate(whole)
-        for line in data[:whole].decode().splitlines():
+        for line in data[:whole].splitlines():  # of bytes, so that U+2028 in a text ends no line
             record = json.loads(line)
             self._records[record["condition"], record["item"]] = record
 
@@ -111,15 +109,12 @@ class RunFolder:
             part = work[start : start + chunk]
             if all(key in self._records for key in part):
                 continue
-            began = time.perf_counter()
             fields = compute(part)
-            seconds = time.perf_counter() - began
             lines = [
                 {"condition": condition, "item": item, **values}
                 for (condition, item), values in zip(part, fields, strict=True)
             ]
             self._append("records.jsonl", lines)
-            self._append("timings.jsonl", [_timing(lines, seconds)])
             self._records.update({(r["condition"], r["item"]): r for r in lines})
         return [self._records[key] for key in work]
 
@@ -131,25 +126,9 @@ class RunFolder:
             stream.flush()
             os.fsync(stream.fileno())
 
-    def timings(self) -> list[Record]:
-        """Seconds, tokens and words of each chunk that was run, and its conditions."""
-        file = self.path / "timings.jsonl"
-        lines = file.read_text().splitlines() if file.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]
-
     def write(self, name: str, value: Any) -> Path:
         """Write one JSON file, whole or not at all."""
         return write_json(self.path / name, value)
-
-
-def _timing(lines: Sequence[Record], seconds: float) -> Record:
-    return {
-        "conditions": sorted({line["condition"] for line in lines}),
-        "rows": len(lines),
-        "seconds": round(seconds, 3),
-        "tokens": sum(line.get("tokens", 0) for line in lines),
-        "words": sum(line.get("words", 0) for line in lines),
-    }
 
 
 def write_json(path: Path, value: Any) -> Path:

@@ -472,6 +472,7 @@ def _outcome(mine: Scores, plain: Scores, seed: int) -> dict[str, Any]:
         "tokens_median": float(np.median(mine.tokens)),
         "tokens_change": ratio_bootstrap(mine.tokens, plain.tokens, seed=seed).as_dict(),
         "truncated": float(mine.truncated.mean()),
+        "failed": int(mine.failed.sum()),
         "repetition": float(mine.repetition.mean()),
     }
 

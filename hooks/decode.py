@@ -6,6 +6,7 @@ step. Which rows run together changes what each of them gets by rounding only.
 """
 
 import gc
+import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -39,6 +40,8 @@ class Ended:
     tokens: tuple[int, ...]
     finish: Finish
     logprobs: tuple[float, ...] | None
+    seconds: float
+    """Its share of the time: each step is divided among the rows of it, each prefill among those it fed."""
 
 
 @dataclass
@@ -67,9 +70,11 @@ class _Running:
     made: Int[Tensor, "rows budget"]
     logprobs: Float[Tensor, "rows budget"]
     uniforms: Float[Tensor, "rows budget"]
+    entered: Float[Tensor, " rows"]
+    """The loop's clock, in seconds a row, when the row entered."""
 
     def take(self, order: Int[Tensor, " kept"]) -> "_Running":
-        return _Running(*(column[order] for column in vars(self).values()))
+        return _Running(*(column[order.to(column.device)] for column in vars(self).values()))
 
     def join(self, other: "_Running") -> "_Running":
         mine, theirs = vars(self).values(), vars(other).values()
@@ -104,6 +109,7 @@ class Decoder:
         self._longest_prefix = max(len(row.tokens) for row in rows) - 1
         self._limit = self._fitting(max_rows)
         self._left = set(range(len(rows)))
+        self._clock = 0.0
         self._begin()
 
     def run(self) -> Iterator[Ended]:
@@ -161,6 +167,7 @@ class Decoder:
         wanted = min(free, sum(len(group.numbers) for group in self._waiting))
         if not wanted or (self._cache.rows and wanted < ENTER_SHARE * self._limit):
             return
+        began = time.perf_counter()
         taken: list[tuple[_Group, int]] = []
         for group in self._waiting:
             n = min(len(group.numbers), wanted - sum(n for _, n in taken))
@@ -174,7 +181,9 @@ class Decoder:
             numbers += group.numbers[:n]
             del group.numbers[:n]
         self._waiting = [group for group in self._waiting if group.numbers]
-        self._running = self._running.join(self._fresh(numbers))
+        entering = self._fresh(numbers)
+        entering.entered -= (time.perf_counter() - began) / len(numbers)
+        self._running = self._running.join(entering)
         self._follow()
 
     def _prefill(self, groups: Sequence[_Group]) -> None:
@@ -226,6 +235,7 @@ class Decoder:
             made=torch.full((n, self._budget), self._lm.pad_id, device=device),
             logprobs=torch.zeros(n, self._budget, device=device),
             uniforms=uniforms.to(device),
+            entered=torch.full((n,), self._clock, dtype=torch.float64),
         )
 
     def _follow(self) -> None:
@@ -234,7 +244,7 @@ class Decoder:
 
     def _step(self) -> list[Ended]:
         """One token of every running row; the rows that end with it leave."""
-        cache, rows = self._cache, self._running
+        cache, rows, began = self._cache, self._running, time.perf_counter()
         rows.start = rows.start - cache.settle(int(rows.start.min()))
         columns = torch.arange(cache.first, cache.end + 1, device=rows.start.device)
         logits = self._lm.model(
@@ -258,7 +268,9 @@ class Decoder:
         if self._on_tokens is not None:
             self._on_tokens(cache.rows)
         done = failed | stopped | (rows.count == self._budget)
-        return self._leave(done, failed, stopped) if bool(done.any()) else []
+        any_done = bool(done.any())  # waits for the device, so the clock below is true
+        self._clock += (time.perf_counter() - began) / cache.rows
+        return self._leave(done, failed, stopped) if any_done else []
 
     def _leave(
         self, done: Bool[Tensor, " rows"], failed: Bool[Tensor, " rows"], stopped: Bool[Tensor, " rows"]
@@ -274,15 +286,15 @@ class Decoder:
             gone.made.tolist(),
             gone.logprobs.tolist(),
             gone.count.tolist(),
+            gone.entered.tolist(),
             finishes,
             strict=True,
         )
         ended = []
-        for number, made, nats, count, finish in columns:
+        for number, made, nats, count, entered, finish in columns:
             n = count - (finish == "nan")
-            ended.append(
-                Ended(number, tuple(made[:n]), finish, tuple(nats[:n]) if self._keep_logprobs else None)
-            )
+            kept = tuple(nats[:n]) if self._keep_logprobs else None
+            ended.append(Ended(number, tuple(made[:n]), finish, kept, self._clock - entered))
         order = places_after(done.tolist())
         index = torch.tensor(order, dtype=torch.long, device=done.device)
         self._cache.leave(order)

@@ -37,6 +37,9 @@ class Completion:
     """Log-probability in nats of each generated token under the edited model, before temperature
     and top-p; None unless asked for."""
 
+    seconds: float
+    """Its share of the time that the batches took."""
+
 
 @dataclass(frozen=True)
 class Generation(Sequence[Completion]):
@@ -164,7 +167,7 @@ def generate_rows(
         for row in decoder.run():
             text = str(lm.tokenizer.decode(list(row.tokens), skip_special_tokens=True))
             done[row.number] = Completion(
-                text, row.tokens, rows[row.number].prompt_length, row.finish, row.logprobs
+                text, row.tokens, rows[row.number].prompt_length, row.finish, row.logprobs, row.seconds
             )
     completions = tuple(done[number] for number in range(len(rows)))
     return Generation(completions, injection.receipt(), time.perf_counter() - start, decoder.halvings)

@@ -60,10 +60,11 @@ def test_numbers_are_shown_with_their_interval(shown: str, expected: str):
     assert shown == expected
 
 
-def test_speed_counts_only_batches_of_one_condition():
-    lines = [
-        {"conditions": ["plain"], "words": 30, "seconds": 10},
-        {"conditions": ["plain"], "words": 10, "seconds": 10},
-        {"conditions": ["plain", "vector"], "words": 99, "seconds": 1},
+def test_speed_is_words_over_the_time_that_was_theirs():
+    records = [
+        {"condition": "plain", "words": 30, "seconds": 10.0},
+        {"condition": "plain", "words": 10, "seconds": 10.0},
+        {"condition": "vector", "words": 9, "seconds": 1.5},
+        {"condition": "prompt", "words": 0, "seconds": 0.0},
     ]
-    assert speeds(lines) == {"plain": 2.0}
+    assert speeds(records) == {"plain": 2.0, "vector": 6.0}

@@ -45,6 +45,14 @@ def test_a_chunk_cut_off_while_it_was_written_runs_again_whole(tmp_path: Path):
         assert all(json.loads(line) for line in file.read_text().splitlines())
 
 
+def test_a_text_with_any_line_separator_is_one_record(tmp_path: Path):
+    def said(part):
+        return [{"text": "a\u2028b\u0085c\x0bd\r\ne"} for _ in part]
+
+    first = RunFolder.open(tmp_path / "r", "demo", Settings()).run(WORK, said, chunk=4)
+    assert RunFolder.open(tmp_path / "r", "demo", Settings()).run(WORK, said, chunk=4) == first
+
+
 def test_a_folder_with_other_settings_is_refused_and_left_alone(tmp_path: Path):
     RunFolder.open(tmp_path / "r", "demo", Settings())
     before = (tmp_path / "r" / "config.json").read_bytes()
