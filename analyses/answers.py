@@ -60,23 +60,27 @@ class Scores:
         return Scores(*(column[:n] for column in vars(self).values()))
 
 
+Block = tuple[Sequence[Condition], Sequence[Problem]]
+"""Conditions, and the problems that are answered under each of them."""
+
+
 def answers(
     run: RunFolder,
     lm: LanguageModel,
-    conditions: Sequence[Condition],
-    problems: Sequence[Problem],
+    blocks: Sequence[Block],
     *,
     max_new_tokens: int,
     think: bool | None,
     chunk: int,
     stage: Stage,
-) -> dict[str, Scores]:
-    """Every problem under every condition; what is on disk already is not run again.
+) -> list[dict[str, Scores]]:
+    """The scores of each block, by condition; what is on disk already is not run again.
 
-    Problem by problem, so that a run cut short has whole problems, each under every condition.
+    Blocks share batches. Within one the work goes problem by problem, so that a run cut short has
+    whole problems, each under every condition.
     """
-    by_name = {condition.name: condition for condition in conditions}
-    by_id = {problem.id: problem for problem in problems}
+    by_name = {condition.name: condition for conditions, _ in blocks for condition in conditions}
+    by_id = {problem.id: problem for _, problems in blocks for problem in problems}
 
     def compute(part: Sequence[tuple[str, str]]) -> Sequence[Mapping[str, Any]]:
         made = _answer(
@@ -90,9 +94,17 @@ def answers(
         stage.rows(len(part))
         return made
 
-    work = [(condition.name, problem.id) for problem in problems for condition in conditions]
-    records = run.run(work, compute, chunk=chunk)
-    return {c.name: Scores.of(records[i :: len(conditions)]) for i, c in enumerate(conditions)}
+    work = [
+        (condition.name, problem.id)
+        for conditions, problems in blocks
+        for problem in problems
+        for condition in conditions
+    ]
+    run.run(work, compute, chunk=chunk)
+    return [
+        {c.name: Scores.of([run.get(c.name, problem.id) for problem in problems]) for c in conditions}
+        for conditions, problems in blocks
+    ]
 
 
 def _answer(

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from analyses.answers import Condition, Scores, answers
+from analyses.answers import Block, Condition, Scores, answers
 from analyses.configs import VerbosityConfig
 from analyses.pairs import POLES, builtin_pairs, load_pairs
 from analyses.progress import Stage, progress
@@ -72,18 +72,15 @@ class Study:
     confirm: list[Problem]
     start: Callable[[str, int], Stage]
 
-    def answers(
-        self, what: str, conditions: Sequence[Condition], problems: Sequence[Problem]
-    ) -> dict[str, Scores]:
+    def answers(self, what: str, *blocks: Block) -> list[dict[str, Scores]]:
         return answers(
             self.run,
             self.lm,
-            conditions,
-            problems,
+            blocks,
             max_new_tokens=self.config.max_new_tokens,
             think=self.config.think,
             chunk=self.config.chunk,
-            stage=self.start(what, len(conditions) * len(problems)),
+            stage=self.start(what, sum(len(conditions) * len(problems) for conditions, problems in blocks)),
         )
 
     def scores(self, condition: str, problems: Sequence[Problem]) -> Scores:
@@ -114,22 +111,20 @@ def run(config: VerbosityConfig, out: Path, *, device: str | None = None, comman
     )
     with progress() as start:
         study = Study(config, lm, folder, select, confirm, start)
-        pairs = pairs or _own_pairs(study, asked)
+        plain, pairs = _plain(study, pairs, asked)
         vector, nothing = _vectors(study, pairs)
-        plain = study.answers("plain", [Condition("plain")], select)["plain"]
         seen, held = _states(study)
         by_layer = _compare_layers(study, vector, layers, seen, plain)
         layer = int(by_layer["chosen"])
         doses = _frontier(study, vector, layer, seen, held, plain)
         dose = float(doses["chosen"])
-        sign = _sign(study, vector, layer, dose, plain)
+        sign, conditions = _confirm(study, vector, nothing, layer, dose, plain)
         vector = replace(
             vector,
             recommended=Recommendation(layer, dose, f"{by_layer['rule']}; {doses['rule']}"),
             sign_test=sign,
         )
         vector.save(folder.path / "vectors" / "verbosity.safetensors")
-        conditions = _confirm(study, vector, nothing, layer, dose)
     results = {
         "question": (__doc__ or "").splitlines()[0],
         "model": {
@@ -195,14 +190,22 @@ def _material(
     return pairs, asked, split["select"][: config.n_select], split["confirm"][: config.n_confirm]
 
 
-def _own_pairs(study: Study, problems: Sequence[Problem]) -> list[Pair]:
+def _plain(study: Study, pairs: list[Pair], asked: Sequence[Problem]) -> tuple[Scores, list[Pair]]:
+    """The unedited model on the select problems; and the pairs, where its own answers make them."""
+    select: Block = [Condition("plain")], study.select
+    if pairs:
+        return study.answers("plain", select)[0]["plain"], pairs
+    brief = Condition("pair", suffix=f"\n\n{study.config.pair_prompt}")
+    made, plain = study.answers("pairs", ([Condition("plain"), brief], asked), select)
+    return plain["plain"], _own_pairs(study, asked, made)
+
+
+def _own_pairs(study: Study, problems: Sequence[Problem], made: Mapping[str, Scores]) -> list[Pair]:
     """The model's answers to the same problems, with the prompt to be brief and without.
 
     Both are read after the bare problem, so that the two responses differ and the prompts do not.
     A problem whose answer the added prompt did not shorten shows no contrast and is left out.
     """
-    brief = Condition("pair", suffix=f"\n\n{study.config.pair_prompt}")
-    made = study.answers("pairs", [Condition("plain"), brief], problems)
     shorter = (made["pair"].tokens < made["plain"].tokens).tolist()
     texts = [(p.prompt, study.text("pair", p), study.text("plain", p)) for p in problems]
     pairs = [Pair(*t) for t, kept in zip(texts, shorter, strict=True) if kept and t[1].strip()]
@@ -273,7 +276,7 @@ def _compare_layers(
         stage.rows()
     n = min(config.n_layer_problems, len(study.select))
     conditions = [Condition(f"layer:{i}", (vector.at(i, dose=doses[i]),)) for i in layers]
-    scores = study.answers("layers", conditions, study.select[:n])
+    (scores,) = study.answers("layers", (conditions, study.select[:n]))
     base = plain.first(n)
     p_values = [permutation_test(scores[f"layer:{i}"].tokens, base.tokens, paired=True) for i in layers]
     rows = []
@@ -319,7 +322,7 @@ def _frontier(
     at_cap = measure_kl(held, vector, layer, cap.dose, eps=config.eps)
     stage.rows()
     conditions = [Condition(f"dose:{x:g}", (vector.at(layer, dose=x),)) for x in config.doses]
-    scores = study.answers("frontier", conditions, study.select)
+    (scores,) = study.answers("frontier", (conditions, study.select))
     rows = []
     for dose in config.doses:
         mine = scores[f"dose:{dose:g}"]
@@ -371,11 +374,8 @@ def _frontier(
     }
 
 
-def _sign(study: Study, vector: SteeringVector, layer: int, dose: float, plain: Scores) -> SignTest:
+def _sign(study: Study, dose: float, plain: Scores, minus: Scores) -> SignTest:
     """Whether dose up and dose down move the length in opposite ways."""
-    minus = study.answers(
-        "sign", [Condition(f"dose:{-dose:g}", (vector.at(layer, dose=-dose),))], study.select
-    )[f"dose:{-dose:g}"]
     plus = study.scores(f"dose:{dose:g}", study.select)
     interval = paired_bootstrap(minus.tokens, plus.tokens, seed=study.config.seed)
     return SignTest(
@@ -392,9 +392,14 @@ def _sign(study: Study, vector: SteeringVector, layer: int, dose: float, plain: 
 
 
 def _confirm(
-    study: Study, vector: SteeringVector, nothing: SteeringVector, layer: int, dose: float
-) -> dict[str, Any]:
-    """All conditions on problems that chose nothing."""
+    study: Study,
+    vector: SteeringVector,
+    nothing: SteeringVector,
+    layer: int,
+    dose: float,
+    plain_select: Scores,
+) -> tuple[SignTest, dict[str, Any]]:
+    """The sign test on the select problems, and all conditions on problems that chose nothing."""
     config, problems = study.config, study.confirm
     steer = replace(vector, sign_test=None)  # a vector that failed its sign test is still reported
     randoms = random_directions(steer, config.n_random, seed=config.seed)
@@ -407,14 +412,20 @@ def _confirm(
         Condition("shuffled", (nothing.at(layer, dose=dose),)),
         Condition("minus", (steer.at(layer, dose=-dose),)),
     ]
-    scores = study.answers("confirm", main, problems)
-    scores |= study.answers("controls", controls, problems[: config.n_control])
     n = min(config.n_random_problems, len(problems))
     some = [Condition(f"random:{i}", (r.at(layer, dose=dose),)) for i, r in enumerate(randoms)]
-    drawn = study.answers("random", some, problems[:n])
+    down = Condition(f"dose:{-dose:g}", (steer.at(layer, dose=-dose),))
+    scores, checks, drawn, sign = study.answers(
+        "confirm",
+        (main, problems),
+        (controls, problems[: config.n_control]),
+        (some, problems[:n]),
+        ([down], study.select),
+    )
+    scores = scores | checks
     kls = _throughout(study, {c.name: c for c in [*main, *controls, *some[:3]]})
     plain = scores["plain"]
-    return {
+    return _sign(study, dose, plain_select, sign[down.name]), {
         "conditions": {
             name: {**_outcome(mine, plain.first(len(mine.tokens)), config.seed), "kl": kls.get(name)}
             for name, mine in scores.items()
@@ -435,11 +446,16 @@ def _confirm(
                 "item": p.id,
                 "problem": p.prompt,
                 "answer": p.answer,
-                **{name: study.run.get(name, p.id) for name in ("plain", "vector", "prompt")},
+                **{name: _said(study.run.get(name, p.id)) for name in ("plain", "vector", "prompt")},
             }
             for p in problems[:6]
         ],
     }
+
+
+def _said(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What an answer was, without how long it took, which differs from run to run."""
+    return {name: record[name] for name in ("text", "tokens", "finish", "stated", "correct")}
 
 
 def _throughout(study: Study, conditions: Mapping[str, Condition]) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from analyses import answers, verbosity
-from analyses.answers import Condition, Scores, repetition
+from analyses.answers import Block, Scores, repetition
 from analyses.configs import VerbosityConfig
 from analyses.replay import read_config, replay
 from analyses.tasks import Problem
@@ -169,15 +168,18 @@ class Asked(verbosity.Study):
     """A study whose model has answered already."""
 
     def __init__(self, config: VerbosityConfig, texts: dict[str, list[str]]):
-        vars(self).update(config=config, texts=texts, suffixes={})
+        vars(self).update(config=config, texts=texts, suffixes={}, select=[])
 
-    def answers(
-        self, _what: str, conditions: Sequence[Condition], problems: Sequence[Problem]
-    ) -> dict[str, Scores]:
-        self.suffixes.update({c.name: c.suffix for c in conditions})
-        n, no = len(problems), np.zeros(len(problems), bool)
-        lengths = {c.name: np.array([float(len(t)) for t in self.texts[c.name][:n]]) for c in conditions}
-        return {name: Scores(no, tokens, no, np.zeros(n)) for name, tokens in lengths.items()}
+    def answers(self, _what: str, *blocks: Block) -> list[dict[str, Scores]]:
+        self.suffixes.update({c.name: c.suffix for conditions, _ in blocks for c in conditions})
+        return [
+            {c.name: self.scored(c.name, len(problems)) for c in conditions}
+            for conditions, problems in blocks
+        ]
+
+    def scored(self, condition: str, n: int) -> Scores:
+        tokens = np.array([float(len(text)) for text in self.texts[condition][:n]])
+        return Scores(np.zeros(n, bool), tokens, np.zeros(n, bool), np.zeros(n, bool), np.zeros(n))
 
     def text(self, condition: str, problem: Problem) -> str:
         return self.texts[condition][int(problem.id)]
@@ -188,12 +190,11 @@ def test_own_pairs_are_the_models_answers_where_the_prompt_shortened_them(config
     plain = ["a long answer"] * 7
     pair = ["short", "tiny", "not any shorter", "brief", "a long answer", "", "one"]
     study = Asked(replace(config, pair_answers="own", pair_prompt="Fast."), {"plain": plain, "pair": pair})
-    assert verbosity._own_pairs(study, problems) == [
-        Pair(f"How many are {i}?", pair[i], "a long answer") for i in (0, 1, 3, 6)
-    ]
+    _, pairs = verbosity._plain(study, [], problems)
+    assert pairs == [Pair(f"How many are {i}?", pair[i], "a long answer") for i in (0, 1, 3, 6)]
     assert study.suffixes == {"plain": "", "pair": "\n\nFast."}
     with pytest.raises(InputError, match=r"'Fast\.' shortened 3 of the model's 6 answers"):
-        verbosity._own_pairs(study, problems[:6])
+        verbosity._plain(study, [], problems[:6])
 
 
 def test_own_pairs_choose_and_score_nothing(config: VerbosityConfig):
