@@ -7,7 +7,8 @@ the metadata, sealed by a checksum. Nothing is pickled and nothing is executed o
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -176,6 +177,52 @@ class SteeringVector:
             positions=positions,
             made_for=None if any_model else self.fingerprint,
         )
+
+    def over(
+        self,
+        layers: Sequence[int],
+        *,
+        dose: float,
+        shape: Literal["constant", "triangular"] | Sequence[float] = "constant",
+        positions: Positions = generated,
+        any_model: bool = False,
+    ) -> list[Add]:
+        """The edits that add this vector at several layers, together as strong as one.
+
+        The dose of layer i is ``dose * w_i / sum_j w_j``, so that the doses add up to ``dose``, that
+        of an injection at one layer. (What they do does not add up: measure it.)
+
+        Args:
+            layers: In the order of the weights; negative layers count back.
+            shape: ``constant``: w_i = 1. ``triangular``: rising to the middle layer and falling after
+                it. Or the weights themselves, e.g. the effect of each layer alone.
+
+        Raises:
+            VectorError: for no layers, a layer named twice, or weights that are not one finite number a
+                layer, none below zero and one above.
+        """
+        at = [self._layer(layer) for layer in layers]
+        if not at or len(set(at)) < len(at):
+            raise VectorError(
+                f"Cannot spread a dose over the layers {list(layers)}; name one or more, each once."
+            )
+        n = len(at)
+        if shape == "constant":
+            weights = [1.0] * n
+        elif shape == "triangular":
+            weights = [float(min(i + 1, n - i)) for i in range(n)]
+        else:
+            weights = [float(weight) for weight in shape]
+        if len(weights) != n or not all(0 <= w < math.inf for w in weights) or not any(weights):
+            raise VectorError(
+                f"{len(weights)} weights {weights} for {n} layers: pass one finite number a layer, none "
+                "below zero and at least one above."
+            )
+        edits = [
+            self.at(i, dose=dose * weight / sum(weights), positions=positions, any_model=any_model)
+            for i, weight in zip(at, weights, strict=True)
+        ]
+        return [edit for edit, weight in zip(edits, weights, strict=True) if weight]
 
     def _layer(self, layer: int) -> int:
         if layer in self.vectors:

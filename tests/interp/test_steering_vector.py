@@ -14,7 +14,7 @@ from hooks import Add, Site, capture, generate, inject
 from hooks.capture import run_to
 from hooks.chat import prompt_row
 from hooks.errors import InputError, SiteNotFoundError, VectorError
-from hooks.positions import everything, generated
+from hooks.positions import everything, generated, response
 from hooks.rows import Row, pad_left
 from interp import SteeringVector
 from interp.reliability import Reliability
@@ -338,6 +338,45 @@ def test_the_recommended_layer_and_dose_are_the_default(steering):
 def test_negative_layers_count_back_from_the_last_one_held(steering):
     assert steering.at(-1, dose=0.1).site.layer == 2
     assert steering.at(-2, dose=0.1).site.layer == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "shares"),
+    [
+        ("constant", (1 / 3, 1 / 3, 1 / 3)),
+        ("triangular", (0.25, 0.5, 0.25)),
+        ((3.0, 0.0, 1.0), (0.75, 0, 0.25)),
+    ],
+)
+def test_a_dose_over_several_layers_adds_up_to_that_of_one(steering, shape, shares):
+    vectors = {i: torch.arange(1.0, 1 + steering.d_model) * (i + 1) for i in (0, 2, 3)}
+    steering = replace(steering, vectors=vectors, resid_norm={0: 2.0, 2: 3.0, 3: 5.0})
+    layers = steering.layers
+    wanted = {i: share for i, share in zip(layers, shares, strict=True) if share}
+    edits = steering.over(layers, dose=-0.6, shape=shape, positions=response)
+    assert {edit.site.layer: edit.scale for edit in edits} == pytest.approx(
+        {i: -0.6 * share for i, share in wanted.items()}
+    )
+    for edit in edits:
+        one = steering.at(edit.site.layer, dose=edit.scale, positions=response)
+        assert torch.equal(edit.vector, one.vector)
+        assert (edit.positions, edit.made_for) == (one.positions, one.made_for)
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape", "what"),
+    [
+        ([], "constant", "name one or more"),
+        ([0, 0], "constant", "each once"),
+        ([0, 2], (1.0,), "one finite number a layer"),
+        ([0, 2], (1.0, -1.0), "none below zero"),
+        ([0, 2], (0.0, 0.0), "at least one above"),
+        ([0, 99], "constant", "No vector at layer 99"),
+    ],
+)
+def test_a_dose_that_cannot_be_spread_is_refused(steering, layers, shape, what):
+    with pytest.raises(VectorError, match=what):
+        steering.over(layers, dose=0.3, shape=shape)
 
 
 def test_it_steers_the_model_it_was_made_for_and_others_only_when_allowed(steering, llama, tiny):
