@@ -23,56 +23,65 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
+
 from hooks.errors import RunError
-from interp.steering_vector import library_versions
+from interp.steering_vector import SteeringVector, library_versions
 
 Status = Literal["new", "resumed", "complete"]
 Record = dict[str, Any]
 FREE_BYTES = 64 * 1024 * 1024
 """Free disk space that a run asks for before it starts."""
 
+LOCK, HOLDER = ".lock", ".holder.json"
+"""Held while a run is written; and who holds it."""
+
+OWN = {LOCK, HOLDER, f"{HOLDER}.part", "config.json.part"}
+"""What a run that was killed as it began may leave."""
+
 
 class RunFolder:
-    """One run on disk. Open it with :meth:`open`, which tells new, resumed and complete apart."""
+    """One run on disk, which no other process writes. Open it with :meth:`open` in a ``with`` block.
 
-    def __init__(self, path: Path, status: Status) -> None:
+    The lock dies with the process that holds it, however that ends.
+    """
+
+    def __init__(self, path: Path, status: Status, lock: FileLock) -> None:
         self.path = path
         self.status = status
+        self._lock = lock
         self._records: dict[tuple[str, str], Record] = {}
         if status != "new":
             self._read()
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        (self.path / HOLDER).unlink(missing_ok=True)
+        self._lock.release()
 
     @staticmethod
     def open(path: Path, command: str, config: Any) -> "RunFolder":
         """Create the folder, or continue it if it holds an incomplete run of the same config.
 
         Raises:
-            RunError: if it holds a complete run, or one of another config, or anything else; if it
-                cannot be written, or the disk is nearly full.
+            RunError: if another process is writing it; if it holds a run of another config, or anything
+                else; if it cannot be written, or the disk is nearly full.
         """
         wanted = {"command": command, **json.loads(json.dumps(asdict(config)))}
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-            if (free := shutil.disk_usage(path).free) < FREE_BYTES:
+            if not (path / "config.json").exists() and {f.name for f in path.iterdir()} - OWN:
                 raise RunError(
-                    f"No disk space for a run in {path}: {free >> 20} MiB are free, "
-                    f"{FREE_BYTES >> 20} MiB are asked for. Free some, or pass another --out."
+                    f"{path} is not empty and holds no run. Pass another --out; nothing in it was touched."
                 )
-            file = path / "config.json"
-            if not file.exists():
-                if any(path.iterdir()):
-                    raise RunError(
-                        f"{path} is not empty and holds no run. Pass another --out; nothing in it was "
-                        "touched."
-                    )
-                write_json(file, wanted)
-                return RunFolder(path, "new")
-            if json.loads(file.read_text()) != wanted:
-                raise RunError(
-                    f"{path} already holds a run with other settings. Pass another --out, or delete it "
-                    "yourself; `unlatch replay` runs its own settings again."
-                )
-            return RunFolder(path, "complete" if (path / "results.json").exists() else "resumed")
+            lock = _locked(path)
+            try:
+                return RunFolder(path, _status(path, wanted), lock)
+            except BaseException:
+                lock.release()
+                raise
 
     def _read(self) -> None:
         """Take up the records on disk; a line that was cut off is dropped from the file."""
@@ -126,9 +135,52 @@ class RunFolder:
             stream.flush()
             os.fsync(stream.fileno())
 
+    def save(self, name: str, vector: SteeringVector) -> Path:
+        """Write one steering vector into ``vectors/``."""
+        file = self.path / "vectors" / name
+        with writing(file):
+            return vector.save(file)
+
     def write(self, name: str, value: Any) -> Path:
         """Write one JSON file, whole or not at all."""
         return write_json(self.path / name, value)
+
+
+def _locked(path: Path) -> FileLock:
+    """The lock of a run folder, with a note of who holds it; refused while another process does."""
+    lock = FileLock(path / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        try:
+            holder = json.loads((path / HOLDER).read_text())
+            who = f"process {holder['pid']} on {holder['host']}"
+        except (OSError, ValueError):
+            who = "another process"
+        raise RunError(
+            f"{path} is being written by {who}. Wait for it, or pass another --out; nothing was touched."
+        ) from None
+    write_json(path / HOLDER, {"pid": os.getpid(), "host": platform.node()})
+    return lock
+
+
+def _status(path: Path, wanted: Mapping[str, Any]) -> Status:
+    """Whether the run is new, and then begun, or its config is on disk already."""
+    if (free := shutil.disk_usage(path).free) < FREE_BYTES:
+        raise RunError(
+            f"No disk space for a run in {path}: {free >> 20} MiB are free, "
+            f"{FREE_BYTES >> 20} MiB are asked for. Free some, or pass another --out."
+        )
+    file = path / "config.json"
+    if not file.exists():
+        write_json(file, wanted)
+        return "new"
+    if json.loads(file.read_text()) != wanted:
+        raise RunError(
+            f"{path} already holds a run with other settings. Pass another --out, or delete it "
+            "yourself; `unlatch replay` runs its own settings again."
+        )
+    return "complete" if (path / "results.json").exists() else "resumed"
 
 
 def write_json(path: Path, value: Any) -> Path:

@@ -27,36 +27,36 @@ def run(config: VectorConfig, out: Path, *, device: str | None = None) -> Path:
     """Estimate, print the reliability table, and write ``vectors/`` and ``results.json``."""
     pairs, poles, name = _pairs(config)
     reads = [parse_positions(read) for read in config.reads]
-    folder = RunFolder.open(out, "vector", config)
-    if folder.status == "complete":
-        return folder.path
-    lm = load(config.model, device=device)
-    with progress() as start:
-        stage = start("contrast", 2 * len(pairs))
-        made = contrasts(
-            lm,
-            pairs,
-            kinds=config.kinds,
-            layers=config.layers or None,
-            estimators=config.estimators,
-            reads=reads,
-            poles=poles,
-            n_null=config.n_null,
-            seed=config.seed,
-            on_tokens=stage.tokens,
+    with RunFolder.open(out, "vector", config) as folder:
+        if folder.status == "complete":
+            return folder.path
+        lm = load(config.model, device=device)
+        with progress() as start:
+            stage = start("contrast", 2 * len(pairs))
+            made = contrasts(
+                lm,
+                pairs,
+                kinds=config.kinds,
+                layers=config.layers or None,
+                estimators=config.estimators,
+                reads=reads,
+                poles=poles,
+                n_null=config.n_null,
+                seed=config.seed,
+                on_tokens=stage.tokens,
+            )
+            stage.rows(2 * len(pairs))
+        folder.write(
+            "environment.json", environment(model=lm.name, fingerprint=lm.fingerprint, device=str(lm.device))
         )
-        stage.rows(2 * len(pairs))
-    folder.write(
-        "environment.json", environment(model=lm.name, fingerprint=lm.fingerprint, device=str(lm.device))
-    )
-    for number, (recipe, vector) in enumerate(made.items()):
-        file = f"{name}.safetensors" if number == 0 else f"{name}.{_slug(recipe)}.safetensors"
-        vector.save(folder.path / "vectors" / file)
-    results = {str(recipe): _rows(vector) for recipe, vector in made.items()}
-    console.print(table(results))
-    folder.write(
-        "results.json", {"model": lm.name, "poles": poles, "n_pairs": len(pairs), "vectors": results}
-    )
+        for number, (recipe, vector) in enumerate(made.items()):
+            file = f"{name}.safetensors" if number == 0 else f"{name}.{_slug(recipe)}.safetensors"
+            folder.save(file, vector)
+        results = {str(recipe): _rows(vector) for recipe, vector in made.items()}
+        console.print(table(results))
+        folder.write(
+            "results.json", {"model": lm.name, "poles": poles, "n_pairs": len(pairs), "vectors": results}
+        )
     return folder.path
 
 

@@ -94,37 +94,40 @@ class Study:
 def run(config: VerbosityConfig, out: Path, *, device: str | None = None, command: str = "verbosity") -> Path:
     """Run the whole question, or what is left of it, and write one run folder; returns it."""
     pairs, asked, select, confirm = _material(config)
-    folder = RunFolder.open(out, command, config)
-    if folder.status == "complete":
+    with RunFolder.open(out, command, config) as folder:
+        if folder.status != "complete":
+            lm = load(config.model, device=device)
+            folder.write(
+                "environment.json",
+                environment(
+                    model=lm.name, fingerprint=lm.fingerprint, device=str(lm.device), dtype=str(lm.dtype)
+                ),
+            )
+            with progress() as start:
+                study = Study(config, lm, folder, select, confirm, start)
+                folder.write("results.json", _results(study, pairs, asked))
         write_report(folder.path)
-        return folder.path
-    lm = load(config.model, device=device)
+    return folder.path
+
+
+def _results(study: Study, pairs: list[Pair], asked: Sequence[Problem]) -> dict[str, Any]:
+    """Every step of the question, in turn; writes the vectors."""
+    config, lm = study.config, study.lm
     layers = _layers(config, lm)
-    folder.write(
-        "environment.json",
-        environment(
-            model=lm.name,
-            fingerprint=lm.fingerprint,
-            device=str(lm.device),
-            dtype=str(lm.dtype),
-        ),
+    plain, pairs = _plain(study, pairs, asked)
+    vector, nothing = _vectors(study, pairs)
+    seen, held = _states(study)
+    by_layer = _compare_layers(study, vector, layers, seen, plain)
+    layer = int(by_layer["chosen"])
+    doses = _frontier(study, vector, layer, seen, held, plain)
+    dose = float(doses["chosen"])
+    sign, conditions = _confirm(study, vector, nothing, layer, dose, plain)
+    vector = replace(
+        vector,
+        recommended=Recommendation(layer, dose, f"{by_layer['rule']}; {doses['rule']}"),
+        sign_test=sign,
     )
-    with progress() as start:
-        study = Study(config, lm, folder, select, confirm, start)
-        plain, pairs = _plain(study, pairs, asked)
-        vector, nothing = _vectors(study, pairs)
-        seen, held = _states(study)
-        by_layer = _compare_layers(study, vector, layers, seen, plain)
-        layer = int(by_layer["chosen"])
-        doses = _frontier(study, vector, layer, seen, held, plain)
-        dose = float(doses["chosen"])
-        sign, conditions = _confirm(study, vector, nothing, layer, dose, plain)
-        vector = replace(
-            vector,
-            recommended=Recommendation(layer, dose, f"{by_layer['rule']}; {doses['rule']}"),
-            sign_test=sign,
-        )
-        vector.save(folder.path / "vectors" / "verbosity.safetensors")
+    study.run.save("verbosity.safetensors", vector)
     results = {
         "question": (__doc__ or "").splitlines()[0],
         "model": {
@@ -133,7 +136,7 @@ def run(config: VerbosityConfig, out: Path, *, device: str | None = None, comman
             "d_model": lm.d_model,
             "fingerprint": lm.fingerprint,
         },
-        "n": {"pairs": len(pairs), "select": len(select), "confirm": len(confirm)},
+        "n": {"pairs": len(pairs), "select": len(study.select), "confirm": len(study.confirm)},
         "pairs_of": config.pairs or f"{PAIRS_OF[config.pair_answers]} {config.pair_tasks}",
         "tasks": config.tasks,
         "budget_tokens": config.max_new_tokens,
@@ -146,10 +149,7 @@ def run(config: VerbosityConfig, out: Path, *, device: str | None = None, comman
         "sign_test": {**asdict(sign), "passed": sign.passed},
         **conditions,
     }
-    results["headline"] = headline(results)
-    folder.write("results.json", results)
-    write_report(folder.path)
-    return folder.path
+    return {**results, "headline": headline(results)}
 
 
 def _material(
@@ -241,7 +241,7 @@ def _vectors(study: Study, pairs: list[Pair]) -> tuple[SteeringVector, SteeringV
         )
         stage.rows(2 * len(pairs))
         for vector, file in zip(made.values(), files, strict=True):
-            vector.save(file)
+            study.run.save(file.name, vector)
     vector, nothing = (SteeringVector.load(file, study.lm) for file in files)
     return vector, nothing
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from hooks.edits import Add
@@ -290,7 +290,7 @@ class SteeringVector:
         metadata["checksum"] = _checksum(tensors, metadata)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        save_file(tensors, part, metadata=metadata)
+        part.write_bytes(to_bytes(tensors, metadata=metadata))
         part.replace(path)
         return path
 

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +56,58 @@ def test_a_text_with_any_line_separator_is_one_record(tmp_path: Path):
     assert RunFolder.open(tmp_path / "r", "demo", Settings()).run(WORK, said, chunk=4) == first
 
 
+HOLD = """
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from analyses.run_folder import RunFolder
+
+@dataclass(frozen=True)
+class Settings:
+    size: int = 3
+
+with RunFolder.open(Path(sys.argv[1]), "demo", Settings()):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_cannot_write_one_run_and_the_second_is_told_who_does(tmp_path: Path):
+    """The first is then killed, and leaves the folder free."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "r")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        before = {f.name: f.read_bytes() for f in (tmp_path / "r").iterdir()}
+        with pytest.raises(RunError, match=f"is being written by process {holder.pid} on"):
+            RunFolder.open(tmp_path / "r", "demo", Settings())
+        assert {f.name: f.read_bytes() for f in (tmp_path / "r").iterdir()} == before
+        holder.kill()
+        holder.wait()
+    with RunFolder.open(tmp_path / "r", "demo", Settings()) as mine:
+        assert mine.status == "resumed"
+        assert json.loads((tmp_path / "r" / ".holder.json").read_text())["pid"] == os.getpid()
+
+
+def test_a_run_that_is_closed_is_free_again(tmp_path: Path):
+    with RunFolder.open(tmp_path / "r", "demo", Settings()):
+        with pytest.raises(RunError, match="is being written by process"):
+            RunFolder.open(tmp_path / "r", "demo", Settings())
+    with RunFolder.open(tmp_path / "r", "demo", Settings()) as again:
+        assert again.status == "resumed"
+    with pytest.raises(RunError, match="other settings"):
+        RunFolder.open(tmp_path / "r", "demo", Settings(size=4))
+    with RunFolder.open(tmp_path / "r", "demo", Settings()) as again:
+        assert again.status == "resumed", "a refused opening holds no lock"
+
+
+@pytest.mark.parametrize("left", [".lock", ".holder.json", ".holder.json.part", "config.json.part"])
+def test_a_run_killed_as_it_began_begins_again(tmp_path: Path, left: str):
+    (tmp_path / left).write_text('{"pid":')
+    with RunFolder.open(tmp_path, "demo", Settings()) as run:
+        assert run.status == "new"
+
+
 def test_a_folder_with_other_settings_is_refused_and_left_alone(tmp_path: Path):
     RunFolder.open(tmp_path / "r", "demo", Settings())
     before = (tmp_path / "r" / "config.json").read_bytes()
@@ -69,8 +124,8 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path):
 
 
 def test_a_complete_run_is_known_by_its_results(tmp_path: Path):
-    run = RunFolder.open(tmp_path / "r", "demo", Settings())
-    run.write("results.json", {"x": 1})
+    with RunFolder.open(tmp_path / "r", "demo", Settings()) as run:
+        run.write("results.json", {"x": 1})
     assert RunFolder.open(tmp_path / "r", "demo", Settings()).status == "complete"
 
 
