@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hooks.errors import ModelRefusedError, SiteNotFoundError
+from hooks.placement import entrance
 from hooks.sites import KINDS, Site
 
 # Names of a block's children, across the decoder families of transformers. Where a norm follows
@@ -113,7 +114,7 @@ def _is_parallel(model: PreTrainedModel, block: Block) -> bool:
     def see(_module: nn.Module, _args: object, out: Out) -> None:
         seen.append(first(out))
 
-    tokens = torch.arange(1, 4, device=model.device)[None]
+    tokens = torch.arange(1, 4, device=entrance(model))[None]
     watch = block.mlp.register_forward_hook(see)
     try:
         model.base_model(tokens, use_cache=False)

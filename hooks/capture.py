@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hooks.errors import InputError
 from hooks.language_model import LanguageModel
-from hooks.rows import Batch, Row, batches_of
+from hooks.rows import MAX_ROWS, Batch, Row, batches_of
 from hooks.sites import Site
 from hooks.taps import Tap, deepest, tapped
 
@@ -78,8 +78,14 @@ def stream(
     Memory does not grow with the number of rows: reduce each batch before asking for the next.
     """
     per_token = lm.token_bytes(captured=len(set(sites)))
-    options = {} if max_rows is None else {"max_rows": max_rows}
-    batches = batches_of(rows, pad_id=lm.pad_id, device=lm.device, row_bytes=per_token, **options)
+    batches = batches_of(
+        rows,
+        pad_id=lm.pad_id,
+        device=lm.device,
+        devices=lm.devices,
+        row_bytes=per_token,
+        max_rows=MAX_ROWS if max_rows is None else max_rows,
+    )
     for batch in batches:
         yield batch, run_to(lm, batch, sites)
 

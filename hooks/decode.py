@@ -132,7 +132,7 @@ class Decoder:
         """How many of up to ``max_rows`` rows the free memory holds."""
         columns = self._longest_prefix + self._budget
         row_bytes = self._lm.token_bytes(cached=True) * columns + self._lm.d_vocab * 16
-        return max(1, min(max_rows, len(self._rows), free_bytes(self._lm.device) // row_bytes))
+        return max(1, min(max_rows, len(self._rows), free_bytes(*self._lm.devices) // row_bytes))
 
     def _begin(self) -> None:
         """Nothing is running and every row that is left waits, the longest prefix first."""
@@ -198,6 +198,7 @@ class Decoder:
             [Row(group.prefix, len(group.prefix)) for group in filling],
             pad_id=self._lm.pad_id,
             device=self._lm.device,
+            devices=self._lm.devices,
             row_bytes=self._lm.token_bytes(cached=True),
         )
         for batch in batches:

@@ -6,6 +6,8 @@ import json
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hooks.placement import weights_of
+
 _SAMPLES = 64  # values of each parameter that enter the hash
 
 
@@ -20,14 +22,16 @@ def model_fingerprint(model: PreTrainedModel) -> str:
     The rounding makes a checkpoint hash alike in float32 and in bfloat16; quantised weights, being
     other weights, hash differently. A fine-tuned copy differs wherever training moved a sample.
     """
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        flat = parameter.detach().reshape(-1)
+    samples: dict[str, bytes] = {}
+    for name, weight in weights_of(model):
+        flat = weight.reshape(-1)
         n = min(_SAMPLES, len(flat))
         at = torch.arange(n, device=flat.device) * (len(flat) - 1) // max(1, n - 1)
         values = flat[at].to(torch.bfloat16).view(torch.int16).cpu().numpy()
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(values.tobytes())
+        samples[name] = f"{name}{tuple(weight.shape)}".encode() + values.tobytes()
+    digest = hashlib.sha256()
+    for _, sample in sorted(samples.items()):
+        digest.update(sample)
     return _short(digest)
 
 

@@ -42,7 +42,7 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Written:
-    """The cells of one group in one forward pass, still on the model's device."""
+    """The cells of one group in one forward pass, still on their layer's device."""
 
     group: _Group
     row: Int[Tensor, " batch"]
@@ -153,8 +153,9 @@ class Injection:
         frame = self._frame
         if group.positions not in self._selected:
             self._selected[group.positions] = group.positions.select(frame)
-        mask, position, row = self._selected[group.positions], frame.position, frame.row
-        parameters = group.parameters
+        selected = self._selected[group.positions]
+        mask, position, row = (t.to(h.device) for t in (selected, frame.position, frame.row))
+        parameters = tuple(p.to(h.device) for p in group.parameters)
         if group.place is None:
             before = widened(h)
             after = torch.where(mask[..., None], group.edit.apply(before, position, *parameters), before)
@@ -163,7 +164,7 @@ class Injection:
             found = self._rows_of(group, frame)
             if found is None:
                 return h
-            here, place = found
+            here, place = (t.to(h.device) for t in found)
             mask, position, row, before = mask[here], position[here], row[here], widened(h[here])
             parameters = tuple(p[place] for p in parameters)
             after = torch.where(mask[..., None], group.edit.apply(before, position, *parameters), before)
@@ -291,7 +292,7 @@ def _compile(lm: LanguageModel, edits: Edits) -> dict[Site, list[_Group]]:
         for edit in edits:
             assert isinstance(edit, Edit)
             site = _checked(lm, edit)
-            stacked = tuple(_onto(lm, p[None]) for p in edit.parameters())
+            stacked = tuple(_onto(lm, site, p[None]) for p in edit.parameters())
             groups[site].append(_Group(site, edit, edit.positions, stacked, None))
         return dict(groups)
     for place_in_list in range(max(map(len, per_row))):
@@ -304,16 +305,16 @@ def _compile(lm: LanguageModel, edits: Edits) -> dict[Site, list[_Group]]:
             distinct = list({id(edit): edit for _, edit in members}.values())
             places = {id(edit): i for i, edit in enumerate(distinct)}
             columns = zip(*(edit.parameters() for edit in distinct), strict=True)
-            stacked = tuple(_onto(lm, torch.stack(column)) for column in columns)
+            stacked = tuple(_onto(lm, site, torch.stack(column)) for column in columns)
             place = {row: places[id(edit)] for row, edit in members}
             groups[site].append(_Group(site, distinct[0], positions, stacked, place))
     return dict(groups)
 
 
-def _onto(lm: LanguageModel, parameter: Tensor) -> Tensor:
-    """A parameter where the model is, and in the dtype in which it is edited."""
+def _onto(lm: LanguageModel, site: Site, parameter: Tensor) -> Tensor:
+    """A parameter where its site's block computes, and in the dtype in which it is edited."""
     dtype = torch.promote_types(lm.dtype, torch.float32) if parameter.is_floating_point() else None
-    return parameter.to(lm.device, dtype)
+    return parameter.to(lm.device_at(site), dtype)
 
 
 def _checked(lm: LanguageModel, edit: Edit) -> Site:

@@ -9,6 +9,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hooks.anatomy import Anatomy
 from hooks.chat import stop_ids
 from hooks.fingerprint import model_fingerprint, template_hash, tokenizer_hash
+from hooks.placement import device_of, entrance
+from hooks.sites import Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +39,19 @@ class LanguageModel:
     def d_vocab(self) -> int:
         return int(self.model.get_output_embeddings().weight.shape[0])
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
-        return self.model.device
+        """Where inputs go and logits come back to; the layers of a spread model are elsewhere too."""
+        return entrance(self.model)
+
+    @cached_property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Every device that computes, the one of the inputs first."""
+        return tuple(dict.fromkeys([self.device, *(device_of(b.module) for b in self.anatomy.blocks)]))
+
+    def device_at(self, site: Site) -> torch.device:
+        """Where the block of a site computes."""
+        return device_of(self.anatomy.blocks[self.anatomy.resolve(site).layer].module)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -92,8 +92,12 @@ def plan(lengths: Sequence[int], *, row_bytes: int, free_bytes: int, max_rows: i
     return batches
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that one batch may take on ``device``: a share of what is free now."""
+def free_bytes(*devices: torch.device) -> int:
+    """Memory that one batch may take on each of these devices: a share of what is free now."""
+    return min(map(_free_bytes, devices))
+
+
+def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * MEMORY_SHARE)
     return int(psutil.virtual_memory().available * MEMORY_SHARE)
@@ -106,9 +110,16 @@ def batches_of(
     device: torch.device,
     row_bytes: int,
     max_rows: int = MAX_ROWS,
+    devices: Sequence[torch.device] = (),
 ) -> Iterator[Batch]:
-    """Batches of all ``rows``, sorted by length."""
+    """Batches of all ``rows``, sorted by length.
+
+    Args:
+        device: Where the batches are made.
+        devices: Where else they will take memory.
+    """
     lengths = [len(row.tokens) for row in rows]
-    groups = plan(lengths, row_bytes=row_bytes, free_bytes=free_bytes(device), max_rows=max_rows)
+    free = free_bytes(device, *devices)
+    groups = plan(lengths, row_bytes=row_bytes, free_bytes=free, max_rows=max_rows)
     for numbers in groups:
         yield pad_left(rows, numbers, pad_id=pad_id, device=device)

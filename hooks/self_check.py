@@ -85,15 +85,15 @@ def _sums(
     tolerance = TOLERANCE.get(lm.dtype, 4e-2)
     for layer in range(lm.n_layers):
         pre, attn, mlp, post = (
-            widened(acts[Site(layer, kind)])[real]
+            widened(acts[Site(layer, kind)].to(lm.device))[real]
             for kind in ("resid_pre", "attn_out", "mlp_out", "resid_post")
         )
         what = f"blocks.{layer}: resid_pre + attn_out + mlp_out is not resid_post"
         yield _finding(what, pre + attn + mlp, post, tolerance)
         if layer + 1 < lm.n_layers:
-            after = widened(acts[Site(layer + 1, "resid_pre")])[real]
+            after = widened(acts[Site(layer + 1, "resid_pre")].to(lm.device))[real]
             yield _finding(f"blocks.{layer}: its output is not the next block's input", after, post, 0.0)
-            theirs = widened(hidden[layer + 1])[real]
+            theirs = widened(hidden[layer + 1].to(lm.device))[real]
             yield _finding(f"blocks.{layer}: resid_post is not hidden_states[{layer + 1}]", theirs, post, 0.0)
 
 

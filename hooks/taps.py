@@ -69,7 +69,7 @@ class _BlockTaps:
             value = new
         if (tap := self._wanted.get("resid_mid")) is not None:
             assert self._entering is not None, "attention ran before its block was entered"
-            mid = self._entering + value
+            mid = self._entering.to(value.device) + value
             if (new := tap(mid)) is not None:
                 value = value + (new - mid)
         return with_first(out, value)

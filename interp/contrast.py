@@ -313,7 +313,7 @@ def _moments(
         here = [i for i, n in enumerate(numbers) if n // 2 in slot]
         pole, place = [numbers[i] % 2 for i in here], [slot[numbers[i] // 2] for i in here]
         for site in sites:
-            pooled = (weights @ acts[site].float()).cpu()
+            pooled = (weights.to(acts[site].device) @ acts[site].float()).cpu()
             summed = torch.cat([pooled, pooled[:, :n_reads]], 1).double()
             total[site] += torch.einsum("br,brd->rd", scale, summed).numpy()
             for r, read in enumerate(reads):
@@ -321,7 +321,8 @@ def _moments(
         kept = torch.zeros(len(numbers), dtype=torch.bool, device=own.device)
         kept[here] = True
         for site, values in norms.items():
-            values.append(acts[site][own & kept[:, None]].float().norm(dim=-1).cpu().numpy())
+            chosen_cells = (own & kept[:, None]).to(acts[site].device)
+            values.append(acts[site][chosen_cells].float().norm(dim=-1).cpu().numpy())
         if on_tokens is not None:
             on_tokens(int(batch.attention_mask.sum()))
     median = {site: float(np.median(np.concatenate(values))) for site, values in norms.items()}

@@ -260,7 +260,9 @@ def kl_throughout(
     """The KL at every generated position of given responses, with ``edits`` at work all along."""
     found: list[np.ndarray] = []
     per_token = lm.token_bytes() + 2 * lm.d_vocab * 8  # two sets of logits, in float64
-    batches = batches_of(rows, pad_id=lm.pad_id, device=lm.device, row_bytes=per_token, max_rows=8)
+    batches = batches_of(
+        rows, pad_id=lm.pad_id, device=lm.device, devices=lm.devices, row_bytes=per_token, max_rows=8
+    )
     for batch in batches:
         plain, edited = _logits(lm, batch, ()), _logits(lm, batch, edits)
         chosen = generated.select(frame_of(lm, batch))

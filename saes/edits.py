@@ -53,7 +53,7 @@ class ClampLatents(_LatentEdit):
     """``z'[latent] = value`` for each of ``latents``, whether it was active or not."""
 
     def check(self, lm: LanguageModel) -> None:
-        _check(lm, self.dictionary, self.latents, f"clamp at {self.site}")
+        _check(lm, self, f"clamp at {self.site}")
 
     def apply(
         self,
@@ -69,7 +69,7 @@ class ScaleLatents(_LatentEdit):
     """``z'[latent] = factor * z[latent]`` for each of ``latents``: 0 ablates, 1 changes nothing."""
 
     def check(self, lm: LanguageModel) -> None:
-        _check(lm, self.dictionary, self.latents, f"scale at {self.site}")
+        _check(lm, self, f"scale at {self.site}")
 
     def apply(
         self,
@@ -89,16 +89,18 @@ def _write(
     value: Float[Tensor, "rows k"],
 ) -> Float[Tensor, "batch chunk d_model"]:
     """``h + decode(z') - decode(z)``, with ``factor * z + value`` at the latents; one row serves all."""
-    moved = []
+    moved, home = [], dictionary.W_dec.device
+    latent, factor, value = (t.to(home) for t in (latent, factor, value))
     for part in h.split(max(1, NUMBERS // (len(h) * dictionary.d_sae)), dim=1):
-        z = dictionary.encode(part.float())
+        z = dictionary.encode(part.to(home, torch.float32))
         at = latent[:, None].expand(*part.shape[:2], -1)
         changed = factor[:, None].to(z) * z.gather(-1, at) + value[:, None].to(z)
         moved.append(dictionary.decode(z.scatter(-1, at, changed)) - dictionary.decode(z))
-    return h + torch.cat(moved, 1).to(h.dtype)
+    return h + torch.cat(moved, 1).to(h)
 
 
-def _check(lm: LanguageModel, dictionary: Dictionary, latents: Mapping[int, float], what: str) -> None:
+def _check(lm: LanguageModel, edit: _LatentEdit, what: str) -> None:
+    dictionary, latents = edit.dictionary, edit.latents
     if dictionary.d_in != lm.d_model:
         raise VectorError(
             f"The dictionary to {what} reads activations {dictionary.d_in} wide; the residual stream "
@@ -112,16 +114,16 @@ def _check(lm: LanguageModel, dictionary: Dictionary, latents: Mapping[int, floa
         )
     if bad := [i for i, number in latents.items() if not math.isfinite(number)]:
         raise VectorError(f"The numbers of latents {_some(bad)} to {what} are not finite.")
-    _check_float32(lm, dictionary, what)
+    _check_float32(dictionary, lm.device_at(edit.site), what)
 
 
 @torch.no_grad()
-def _check_float32(lm: LanguageModel, dictionary: Dictionary, what: str) -> None:
+def _check_float32(dictionary: Dictionary, device: torch.device, what: str) -> None:
     """Try the dictionary on the sizes that a residual stream has; half precision ends at 65504."""
-    x = torch.tensor([[0.0], [1.0], [1e5]], device=lm.device) * torch.linspace(
-        -1, 1, dictionary.d_in, device=lm.device
+    x = torch.tensor([[0.0], [1.0], [1e5]], device=device) * torch.linspace(
+        -1, 1, dictionary.d_in, device=device
     )
-    would_work = f"Keep it in float32 on {lm.device}, where the model is."
+    would_work = f"Keep it in float32 on {device}, where the model is."
     try:
         z = dictionary.encode(x)
         back = dictionary.decode(z)
