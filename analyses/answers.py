@@ -5,7 +5,7 @@ batch, each with its own edits, and every edited row is held against its receipt
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from analyses.progress import Stage
 from analyses.run_folder import Record, RunFolder
 from analyses.tasks import Problem, verify
+from analyses.workers import Progress, Workers
 from hooks.edits import Edit
 from hooks.generate import generate
 from hooks.language_model import LanguageModel
@@ -64,9 +65,60 @@ Block = tuple[Sequence[Condition], Sequence[Problem]]
 """Conditions, and the problems that are answered under each of them."""
 
 
+@dataclass(frozen=True)
+class Answers:
+    """One chunk of work: each problem under the condition beside it."""
+
+    conditions: tuple[Condition, ...]
+    problems: tuple[Problem, ...]
+    max_new_tokens: int
+    think: bool | None
+
+    def compute(self, lm: LanguageModel, on_tokens: Progress) -> list[dict[str, Any]]:
+        """The fields of each answer's record."""
+        pairs = list(zip(self.conditions, self.problems, strict=True))
+        made = generate(
+            lm,
+            [problem.prompt + condition.suffix for condition, problem in pairs],
+            edits=[list(condition.edits) for condition in self.conditions],
+            max_new_tokens=self.max_new_tokens,
+            think=self.think,
+            max_rows=len(pairs),
+            on_tokens=on_tokens,
+        )
+        for site in made.receipt.sites:
+            rows = [
+                row
+                for row, condition in enumerate(self.conditions)
+                if any(lm.anatomy.resolve(edit.site) == site for edit in condition.edits)
+            ]
+            made.receipt.of_site(site).check(generated, rows=rows)
+        written = Counter(made.receipt.row.tolist())
+        fields = []
+        for row, (problem, completion) in enumerate(zip(self.problems, made, strict=True)):
+            verdict = verify(problem.answer, completion.text)
+            fields.append(
+                {
+                    "correct": verdict.correct and completion.finish != "nan",
+                    "stated": verdict.stated,
+                    "rule": verdict.rule,
+                    "tokens": len(completion.tokens),
+                    "words": len(completion.text.split()),
+                    "seconds": round(completion.seconds, 4),
+                    "finish": completion.finish,
+                    "repetition": round(repetition(completion.tokens), 4),
+                    "written": written[row],
+                    "text": completion.text,
+                    **({"halvings": made.halvings} if made.halvings else {}),
+                    **({"receipt": made.receipt.of_row(row)} if completion.finish == "nan" else {}),
+                }
+            )
+        return fields
+
+
 def answers(
     run: RunFolder,
-    lm: LanguageModel,
+    workers: Workers,
     blocks: Sequence[Block],
     *,
     max_new_tokens: int,
@@ -81,77 +133,29 @@ def answers(
     """
     by_name = {condition.name: condition for conditions, _ in blocks for condition in conditions}
     by_id = {problem.id: problem for _, problems in blocks for problem in problems}
-
-    def compute(part: Sequence[tuple[str, str]]) -> Sequence[Mapping[str, Any]]:
-        made = _answer(
-            lm,
-            [by_name[name] for name, _ in part],
-            [by_id[item] for _, item in part],
-            max_new_tokens=max_new_tokens,
-            think=think,
-            stage=stage,
-        )
-        stage.rows(len(part))
-        return made
-
     work = [
         (condition.name, problem.id)
         for conditions, problems in blocks
         for problem in problems
         for condition in conditions
     ]
-    run.run(work, compute, chunk=chunk)
+    parts = run.missing(work, chunk=chunk)
+    tasks = [
+        Answers(
+            tuple(by_name[name] for name, _ in part),
+            tuple(by_id[item] for _, item in part),
+            max_new_tokens,
+            think,
+        )
+        for part in parts
+    ]
+    for place, fields in workers.map(tasks, stage.tokens):
+        run.add(parts[place], fields)
+        stage.rows(len(parts[place]))
     return [
         {c.name: Scores.of([run.get(c.name, problem.id) for problem in problems]) for c in conditions}
         for conditions, problems in blocks
     ]
-
-
-def _answer(
-    lm: LanguageModel,
-    conditions: Sequence[Condition],
-    problems: Sequence[Problem],
-    *,
-    max_new_tokens: int,
-    think: bool | None,
-    stage: Stage,
-) -> list[dict[str, Any]]:
-    made = generate(
-        lm,
-        [problem.prompt + condition.suffix for condition, problem in zip(conditions, problems, strict=True)],
-        edits=[list(condition.edits) for condition in conditions],
-        max_new_tokens=max_new_tokens,
-        think=think,
-        max_rows=len(problems),
-        on_tokens=stage.tokens,
-    )
-    edited = [row for row, condition in enumerate(conditions) if condition.edits]
-    for site in made.receipt.sites:
-        rows = [
-            row for row in edited if any(lm.anatomy.resolve(e.site) == site for e in conditions[row].edits)
-        ]
-        made.receipt.of_site(site).check(generated, rows=rows)
-    written = Counter(made.receipt.row.tolist())
-    fields = []
-    for row, (problem, completion) in enumerate(zip(problems, made, strict=True)):
-        verdict = verify(problem.answer, completion.text)
-        fields.append(
-            {
-                "correct": verdict.correct and completion.finish != "nan",
-                "stated": verdict.stated,
-                "rule": verdict.rule,
-                "tokens": len(completion.tokens),
-                "words": len(completion.text.split()),
-                "seconds": round(completion.seconds, 4),
-                "finish": completion.finish,
-                "repetition": round(repetition(completion.tokens), 4),
-                "written": written[row],
-                "text": completion.text,
-                **({"halvings": made.halvings} if made.halvings else {}),
-                **({"receipt": made.receipt.of_row(row)} if completion.finish == "nan" else {}),
-            }
-        )
-    return fields
 
 
 def repetition(tokens: Sequence[int], n: int = 4) -> float:

@@ -32,15 +32,23 @@ class Place:
     """Device of the model, e.g. cpu or cuda:0; default: a GPU where there is one."""
 
 
-def demo(place: Annotated[Place, tyro.conf.arg(name="")]) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Cluster(Place):
+    """Where a run is written, and who does its work."""
+
+    ray: str | None = None
+    """Address of a Ray cluster that answers, e.g. 10.0.0.1:6379; default: the model in this process."""
+
+
+def demo(place: Annotated[Cluster, tyro.conf.arg(name="")]) -> Path:
     """The main job in a small setting on the bundled model: a vector, a dose, and a report."""
     from analyses import verbosity
 
-    return verbosity.run(DEMO, place.out, device=place.device, command="demo")
+    return verbosity.run(DEMO, place.out, device=place.device, ray=place.ray, command="demo")
 
 
 def verbosity(
-    place: Annotated[Place, tyro.conf.arg(name="")],
+    place: Annotated[Cluster, tyro.conf.arg(name="")],
     config: Annotated[VerbosityConfig, tyro.conf.arg(name="")],
 ) -> Path:
     """Is verbosity one direction, and what does it cost to turn it down?
@@ -50,7 +58,7 @@ def verbosity(
     """
     from analyses import verbosity
 
-    return verbosity.run(config, place.out, device=place.device)
+    return verbosity.run(config, place.out, device=place.device, ray=place.ray)
 
 
 def vector(
@@ -81,7 +89,7 @@ def steer(
 
 
 def replay(
-    run: Annotated[Path, tyro.conf.Positional], place: Annotated[Place, tyro.conf.arg(name="")]
+    run: Annotated[Path, tyro.conf.Positional], place: Annotated[Cluster, tyro.conf.arg(name="")]
 ) -> Path:
     """Run a run again from its config.json, and say whether the numbers came out the same.
 
@@ -90,7 +98,7 @@ def replay(
     """
     from analyses.replay import replay
 
-    return replay(run, place.out, device=place.device)
+    return replay(run, place.out, device=place.device, ray=place.ray)
 
 
 COMMANDS: dict[str, Callable[..., Path | None]] = {

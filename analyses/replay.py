@@ -16,7 +16,7 @@ CONFIGS: dict[str, type[Any]] = {
 }
 
 
-def replay(folder: Path, out: Path, *, device: str | None = None) -> Path:
+def replay(folder: Path, out: Path, *, device: str | None = None, ray: str | None = None) -> Path:
     """Run the settings of ``folder`` into ``out``; returns the new run's folder."""
     command, config = read_config(folder)
     if command == "vector":
@@ -26,7 +26,7 @@ def replay(folder: Path, out: Path, *, device: str | None = None) -> Path:
     else:
         from analyses import verbosity
 
-        made = verbosity.run(config, out, device=device, command=command)
+        made = verbosity.run(config, out, device=device, ray=ray, command=command)
     before, after = folder / "results.json", made / "results.json"
     if before.exists():
         same = before.read_bytes() == after.read_bytes()

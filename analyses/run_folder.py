@@ -17,7 +17,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +30,9 @@ from interp.steering_vector import SteeringVector, library_versions
 
 Status = Literal["new", "resumed", "complete"]
 Record = dict[str, Any]
+Key = tuple[str, str]
+"""A condition, and an item that is run under it."""
+
 FREE_BYTES = 64 * 1024 * 1024
 """Free disk space that a run asks for before it starts."""
 
@@ -101,31 +104,19 @@ class RunFolder:
         """The record of one item under one condition."""
         return self._records[condition, item]
 
-    def run(
-        self,
-        work: Sequence[tuple[str, str]],
-        compute: Callable[[Sequence[tuple[str, str]]], Sequence[Mapping[str, Any]]],
-        *,
-        chunk: int,
-    ) -> list[Record]:
-        """The records of all (condition, item) in ``work``: from disk, or computed and appended.
+    def missing(self, work: Sequence[Key], *, chunk: int) -> list[Sequence[Key]]:
+        """The chunks of ``work`` that are not whole on disk. How it is cut depends on ``work`` alone."""
+        parts = [work[start : start + chunk] for start in range(0, len(work), chunk)]
+        return [part for part in parts if not all(key in self._records for key in part)]
 
-        Args:
-            compute: Given one chunk of work, returns its records' fields in order.
-            chunk: Rows computed and written together.
-        """
-        for start in range(0, len(work), chunk):
-            part = work[start : start + chunk]
-            if all(key in self._records for key in part):
-                continue
-            fields = compute(part)
-            lines = [
-                {"condition": condition, "item": item, **values}
-                for (condition, item), values in zip(part, fields, strict=True)
-            ]
-            self._append("records.jsonl", lines)
-            self._records.update({(r["condition"], r["item"]): r for r in lines})
-        return [self._records[key] for key in work]
+    def add(self, part: Sequence[Key], fields: Sequence[Mapping[str, Any]]) -> None:
+        """Write the records of one chunk: the fields of each of its (condition, item), in order."""
+        lines = [
+            {"condition": condition, "item": item, **values}
+            for (condition, item), values in zip(part, fields, strict=True)
+        ]
+        self._append("records.jsonl", lines)
+        self._records.update({(r["condition"], r["item"]): r for r in lines})
 
     def _append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
         file = self.path / name

@@ -32,6 +32,7 @@ from analyses.progress import Stage, progress
 from analyses.report import write_report
 from analyses.run_folder import RunFolder, environment
 from analyses.tasks import Problem, load_problems, split_of
+from analyses.workers import LocalWorker, RayWorkers, Workers
 from hooks import LanguageModel, load
 from hooks.chat import prompt_row, response_row
 from hooks.errors import InputError
@@ -67,6 +68,7 @@ class Study:
 
     config: VerbosityConfig
     lm: LanguageModel
+    workers: Workers
     run: RunFolder
     select: list[Problem]
     confirm: list[Problem]
@@ -75,7 +77,7 @@ class Study:
     def answers(self, what: str, *blocks: Block) -> list[dict[str, Scores]]:
         return answers(
             self.run,
-            self.lm,
+            self.workers,
             blocks,
             max_new_tokens=self.config.max_new_tokens,
             think=self.config.think,
@@ -91,7 +93,14 @@ class Study:
         return str(self.run.get(condition, problem.id)["text"])
 
 
-def run(config: VerbosityConfig, out: Path, *, device: str | None = None, command: str = "verbosity") -> Path:
+def run(
+    config: VerbosityConfig,
+    out: Path,
+    *,
+    device: str | None = None,
+    ray: str | None = None,
+    command: str = "verbosity",
+) -> Path:
     """Run the whole question, or what is left of it, and write one run folder; returns it."""
     pairs, asked, select, confirm = _material(config)
     with RunFolder.open(out, command, config) as folder:
@@ -103,8 +112,9 @@ def run(config: VerbosityConfig, out: Path, *, device: str | None = None, comman
                     model=lm.name, fingerprint=lm.fingerprint, device=str(lm.device), dtype=str(lm.dtype)
                 ),
             )
+            workers = LocalWorker(lm) if ray is None else RayWorkers(ray, lm)
             with progress() as start:
-                study = Study(config, lm, folder, select, confirm, start)
+                study = Study(config, lm, workers, folder, select, confirm, start)
                 folder.write("results.json", _results(study, pairs, asked))
         write_report(folder.path)
     return folder.path

@@ -24,15 +24,33 @@ def compute(part):
     return [{"tokens": len(condition) + int(item)} for condition, item in part]
 
 
+def done(run, work, compute):
+    """The records of all work, that which is missing computed in chunks of four."""
+    with run:
+        for part in run.missing(work, chunk=4):
+            run.add(part, compute(part))
+        return [run.get(*key) for key in work]
+
+
+def test_chunks_may_come_in_any_order(tmp_path: Path):
+    with RunFolder.open(tmp_path / "r", "demo", Settings()) as run:
+        for part in reversed(run.missing(WORK, chunk=4)):
+            run.add(part, compute(part))
+        assert run.missing(WORK, chunk=4) == []
+    with RunFolder.open(tmp_path / "r", "demo", Settings()) as again:
+        assert again.missing(WORK, chunk=4) == []
+        assert [again.get(*key)["tokens"] for key in WORK] == [f["tokens"] for f in compute(WORK)]
+
+
 def test_work_is_done_once_and_read_back_from_disk(tmp_path: Path):
-    first = RunFolder.open(tmp_path / "r", "demo", Settings()).run(WORK, compute, chunk=4)
+    first = done(RunFolder.open(tmp_path / "r", "demo", Settings()), WORK, compute)
     again = RunFolder.open(tmp_path / "r", "demo", Settings())
     assert again.status == "resumed"
-    assert again.run(WORK, lambda part: pytest.fail(f"ran {part} again"), chunk=4) == first
+    assert done(again, WORK, lambda part: pytest.fail(f"ran {part} again")) == first
 
 
 def test_a_chunk_cut_off_while_it_was_written_runs_again_whole(tmp_path: Path):
-    whole = RunFolder.open(tmp_path / "r", "demo", Settings()).run(WORK, compute, chunk=4)
+    whole = done(RunFolder.open(tmp_path / "r", "demo", Settings()), WORK, compute)
     file = tmp_path / "r" / "records.jsonl"
     data = file.read_bytes()
     for cut in range(len(data)):
@@ -43,7 +61,7 @@ def test_a_chunk_cut_off_while_it_was_written_runs_again_whole(tmp_path: Path):
             ran.extend(part)
             return compute(part)
 
-        assert RunFolder.open(tmp_path / "r", "demo", Settings()).run(WORK, counted, chunk=4) == whole
+        assert done(RunFolder.open(tmp_path / "r", "demo", Settings()), WORK, counted) == whole
         assert ran in (WORK, WORK[4:], []), "only whole chunks may run"
         assert all(json.loads(line) for line in file.read_text().splitlines())
 
@@ -52,8 +70,8 @@ def test_a_text_with_any_line_separator_is_one_record(tmp_path: Path):
     def said(part):
         return [{"text": "a\u2028b\u0085c\x0bd\r\ne"} for _ in part]
 
-    first = RunFolder.open(tmp_path / "r", "demo", Settings()).run(WORK, said, chunk=4)
-    assert RunFolder.open(tmp_path / "r", "demo", Settings()).run(WORK, said, chunk=4) == first
+    first = done(RunFolder.open(tmp_path / "r", "demo", Settings()), WORK, said)
+    assert done(RunFolder.open(tmp_path / "r", "demo", Settings()), WORK, said) == first
 
 
 HOLD = """
@@ -134,7 +152,7 @@ def test_a_full_disk_says_what_is_safe(tmp_path: Path):
     run = RunFolder.open(tmp_path / "r", "demo", Settings())
     (tmp_path / "r" / "records.jsonl").symlink_to("/dev/full")
     with pytest.raises(RunError, match=r"The disk is full: .*records.jsonl.* give the same command again"):
-        run.run(WORK, compute, chunk=4)
+        done(run, WORK, compute)
 
 
 def test_a_nearly_full_disk_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
