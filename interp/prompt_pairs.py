@@ -35,7 +35,7 @@ class PromptPair:
             )
         if self.answer == self.corrupted_answer:
             raise InputError(
-                f"Both prompts of a pair ask for token {self.answer}; patching one into the other shows nothing."
+                f"Both prompts of a pair ask for token {self.answer}; choose another corrupted prompt."
             )
         start, stop = self.subject
         if not 0 <= start < stop <= n:
