@@ -62,7 +62,7 @@ def test_the_doses_at_equal_kl_have_it(llama, pairs):
     vector = replace(vector_for(llama), resid_norm=dict.fromkeys(range(3), 60.0))
     found = sensitivity(llama, pairs, vector, kl_target=0.02)
     np.testing.assert_allclose(found.kl_at_dose.mean(0), 0.02, rtol=0.1)
-    assert len(set(found.dose_at_kl.round(3))) == 3
+    assert found.dose_at_kl.max() > 2 * found.dose_at_kl.min()
 
 
 def test_a_layer_that_cannot_move_the_output_so_far_says_so(llama, pairs):
