@@ -12,9 +12,11 @@ from itertools import pairwise
 
 from analyses.tasks import word_problems
 from benchmarks.ceiling import operations, product_time, products_of, read_rate, square_rate
+from benchmarks.inputs import endless
 from benchmarks.result import Curve, Entry, Result, Table
 from hooks import LanguageModel
 from hooks.chat import prompt_row
+from hooks.edits import Edit
 from hooks.generate import generate_rows
 from hooks.rows import Row
 
@@ -39,7 +41,7 @@ def run(lm: LanguageModel, *, quick: bool = False) -> Result:
     entries, facts = [], {"ceiling": ceiling, "operations_per_token": float(needed)}
     rates: dict[str, list[tuple[float, float]]] = {"decoding": [], "its matrix products alone": []}
     for rows in size.rows:
-        times = step_times(lm, [prompts[i % len(prompts)] for i in range(rows)], size.steps)
+        times = step_times(endless(lm), [prompts[i % len(prompts)] for i in range(rows)], size.steps)
         seconds, products = statistics.median(times), product_time(weights, rows)
         fraction, arithmetic = (rows * needed / s / ceiling for s in (seconds, products))
         memory = n_bytes / products / reading
@@ -81,15 +83,15 @@ def run(lm: LanguageModel, *, quick: bool = False) -> Result:
     )
 
 
-def step_times(lm: LanguageModel, rows: Sequence[Row], steps: int) -> list[float]:
-    """Seconds of the steps in which all of ``rows`` were running."""
+def step_times(lm: LanguageModel, rows: Sequence[Row], steps: int, edits: Sequence[Edit] = ()) -> list[float]:
+    """Seconds of the steps in which all of ``rows`` were running: one fewer than ``steps`` if none ends early."""
     ends: list[float] = []
 
     def ended(running: int) -> None:
         if running == len(rows):
             ends.append(time.perf_counter())
 
-    generate_rows(lm, rows, max_new_tokens=steps, max_rows=len(rows), on_tokens=ended)
+    generate_rows(lm, rows, edits=edits, max_new_tokens=steps, max_rows=len(rows), on_tokens=ended)
     return [after - before for before, after in pairwise(ends)]
 
 

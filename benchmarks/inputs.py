@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -68,3 +69,18 @@ def small_vector(lm: LanguageModel, seed: int = 0) -> torch.Tensor:
     """A random vector so short that adding it leaves the completions, and so the work, as they were."""
     noise = torch.randn(lm.d_model, generator=torch.Generator().manual_seed(seed))
     return (1e-4 * noise).to(lm.device, lm.dtype)
+
+
+def endless(lm: LanguageModel) -> LanguageModel:
+    """The same model, for which no token ends a response: every row makes its whole budget."""
+    same = replace(lm)
+    vars(same)["stop_ids"] = frozenset()
+    return same
+
+
+def text_rows(lm: LanguageModel, rows: int, tokens: int) -> list[Row]:
+    """Different stretches of one text, each of so many tokens."""
+    text = "\n".join(p.solutions["long"] for p in word_problems(96))
+    ids = tuple(int(i) for i in lm.tokenizer(text, add_special_tokens=False).input_ids)
+    ids *= 1 + (tokens + rows) // len(ids)
+    return [Row(ids[start : start + tokens], tokens) for start in range(rows)]
