@@ -8,7 +8,7 @@ for the rounding of another machine's arithmetic.
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -53,56 +53,73 @@ class LocalWorker:
 class RayWorkers:
     """An actor for each GPU of a Ray cluster, or for each CPU where it has none.
 
-    An actor loads the model once, by the same name, so a path must be one that every node can read. A
-    task whose actor is lost, with its process or its node, is given to another.
+    An actor loads the model once, by the same name, so a path must be one that every node can read. Work
+    begins when the first of them has; the others join as they are ready. A task whose actor is lost, with
+    its process or its node, is given to another.
     """
 
     def __init__(self, address: str, lm: LanguageModel) -> None:
-        """Connect, and load the model in every actor.
+        """Connect, and wait until one actor has loaded the model.
 
         Raises:
             InputError: without Ray, or when nothing answers at ``address``.
             RunError: when no actor could load the model, or one loaded another.
         """
         self._ray = ray = _connected(address)
+        self._lm, self._address = lm, address
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
         if not gpus + cpus:
             raise InputError(f"The Ray cluster at {address} has neither CPUs nor GPUs to work with.")
         make = ray.remote(num_gpus=1)(_Actor) if gpus else ray.remote(num_cpus=1)(_Actor)
         actors = [make.remote(lm.name, bool(gpus)) for _ in range(gpus or cpus)]
-        self._actors = []
-        for actor in actors:
-            with self._losses() as lost:
-                found = ray.get(actor.fingerprint.remote())
-                if found != lm.fingerprint:
-                    raise RunError(
-                        f"A worker at {address} loaded {lm.name} with fingerprint {found}; here it has "
-                        f"{lm.fingerprint}. Give every node the same file, or a hub id."
-                    )
-            if not lost:
-                self._actors.append(actor)
-        self._require()
+        self._loading = {actor.fingerprint.remote(): actor for actor in actors}
+        self.actors: list[Any] = []
+        """Those that have loaded the model and still answer."""
+        while not self.actors:
+            self._admit(self._first_of(self._loading))
 
     def map(self, tasks: Sequence[Task], on_tokens: Progress) -> Iterator[tuple[int, Records]]:
-        waiting, idle = deque(range(len(tasks))), list(self._actors)
+        waiting, idle = deque(range(len(tasks))), list(self.actors)
         running: dict[Any, tuple[int, Any]] = {}
         while waiting or running:
             while waiting and idle:
                 place, actor = waiting.popleft(), idle.pop()
                 running[actor.compute.remote(tasks[place])] = place, actor
-            (done,), _ = self._ray.wait(list(running), num_returns=1)
+            done = self._first_of([*running, *self._loading])
+            if done in self._loading:
+                idle += self._admit(done)
+                continue
             place, actor = running.pop(done)
             with self._losses() as lost:
                 records = self._ray.get(done)
             if lost:
                 waiting.appendleft(place)
-                self._actors.remove(actor)
+                self.actors.remove(actor)
                 self._require()
                 continue
             idle.append(actor)
             on_tokens(sum(record.get("tokens", 0) for record in records))
             yield place, records
+
+    def _first_of(self, references: Iterable[Any]) -> Any:
+        (done,), _ = self._ray.wait(list(references), num_returns=1)
+        return done
+
+    def _admit(self, loaded: Any) -> list[Any]:
+        """The actor that has loaded the model, unless it was lost while it did."""
+        actor = self._loading.pop(loaded)
+        with self._losses() as lost:
+            found = self._ray.get(loaded)
+            if found != self._lm.fingerprint:
+                raise RunError(
+                    f"A worker at {self._address} loaded {self._lm.name} with fingerprint {found}; here it "
+                    f"has {self._lm.fingerprint}. Give every node the same file, or a hub id."
+                )
+        new = [] if lost else [actor]
+        self.actors += new
+        self._require()
+        return new
 
     @contextmanager
     def _losses(self) -> Iterator[list[Exception]]:
@@ -116,7 +133,7 @@ class RayWorkers:
             raise error.cause from error
 
     def _require(self) -> None:
-        if not self._actors:
+        if not self.actors and not self._loading:
             raise RunError(
                 "Every Ray worker was lost. What they had finished is written; give the same command again, "
                 "on a cluster that stands, to go on from there."

@@ -39,6 +39,9 @@ class Anatomy:
     parallel: bool
     """Attention and MLP both read ``resid_pre``; there is no ``resid_mid``."""
 
+    returns_tuple: bool
+    """A block returns its hidden states before other things, not alone."""
+
     model_class: str
 
     def resolve(self, site: Site) -> Site:
@@ -63,7 +66,7 @@ class Anatomy:
 
 
 def find_anatomy(model: PreTrainedModel) -> Anatomy:
-    """Find the blocks by shape, their parts by name, and parallel blocks by behaviour.
+    """Find the blocks by shape, their parts by name, and the rest by behaviour.
 
     Raises:
         ModelRefusedError: if the model is not a decoder whose blocks have one attention and one MLP.
@@ -80,7 +83,8 @@ def find_anatomy(model: PreTrainedModel) -> Anatomy:
             f"{', '.join(_ATTENTION)}; found {len(lists)}."
         )
     blocks = tuple(_block(module, name) for module in lists[0])
-    return Anatomy(blocks, parallel=_is_parallel(model, blocks[0]), model_class=name)
+    parallel, returns_tuple = _behaviour(model, blocks[0])
+    return Anatomy(blocks, parallel, returns_tuple, model_class=name)
 
 
 def _child(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
@@ -102,9 +106,10 @@ def _block(module: nn.Module, model_class: str) -> Block:
 
 
 @torch.no_grad()
-def _is_parallel(model: PreTrainedModel, block: Block) -> bool:
-    """Whether the first block's MLP is blind to what its attention wrote."""
+def _behaviour(model: PreTrainedModel, block: Block) -> tuple[bool, bool]:
+    """Whether the first block's MLP is blind to what its attention wrote, and whether it returns a tuple."""
     seen: list[Tensor] = []
+    returned: list[Out] = []
 
     def nudge(_module: nn.Module, _args: object, out: Out) -> object:
         value = first(out)
@@ -114,8 +119,12 @@ def _is_parallel(model: PreTrainedModel, block: Block) -> bool:
     def see(_module: nn.Module, _args: object, out: Out) -> None:
         seen.append(first(out))
 
+    def note(_module: nn.Module, _args: object, out: Out) -> None:
+        returned.append(out)
+
     tokens = torch.arange(1, 4, device=entrance(model))[None]
     watch = block.mlp.register_forward_hook(see)
+    end = block.module.register_forward_hook(note)
     try:
         model.base_model(tokens, use_cache=False)
         push = block.attention.register_forward_hook(nudge)
@@ -125,7 +134,8 @@ def _is_parallel(model: PreTrainedModel, block: Block) -> bool:
             push.remove()
     finally:
         watch.remove()
-    return torch.equal(seen[0], seen[1])
+        end.remove()
+    return torch.equal(seen[0], seen[1]), isinstance(returned[0], tuple)
 
 
 def first(value: Out) -> Tensor:

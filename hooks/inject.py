@@ -73,8 +73,12 @@ class Injection:
 
     def enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the whole model: find out which tokens this pass holds."""
+        self.look_at(self.tracker.frame(args, kwargs))
+
+    def look_at(self, frame: Frame) -> None:
+        """The blocks run these tokens next."""
         before = None if self._frame is None else self._frame.row
-        self._frame = self.tracker.frame(args, kwargs)
+        self._frame = frame
         self._selected.clear()
         if before is not self._frame.row:
             self._places.clear()

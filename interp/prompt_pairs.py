@@ -2,17 +2,28 @@
 
 The clean prompt asks for ``answer``, the corrupted one for ``corrupted_answer``; position by position
 their tokens play the same part, so that an activation of one can be put in the place of the other's.
+How well a run answers is measured by the two next tokens alone:
+
+    logit difference  logit(answer) - logit(corrupted answer)        logprob  log p(answer)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hooks.errors import InputError
-from hooks.rows import Row
+from hooks.language_model import LanguageModel
+from hooks.positions import Positions, first
+from hooks.replay import Replay, Variant
+from hooks.rows import MAX_ROWS, Batch, Row, batches_of, pad_left
+
+Where = Literal["subject", "last", "all"]
+"""The tokens that the two prompts differ in, the last token, or every token."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ class PromptPair:
             )
         if self.answer == self.corrupted_answer:
             raise InputError(
-                f"Both prompts of a pair ask for token {self.answer}; patching one into the other shows nothing."
+                f"Both prompts of a pair ask for token {self.answer}; choose another corrupted prompt."
             )
         start, stop = self.subject
         if not 0 <= start < stop <= n:
@@ -43,6 +54,20 @@ class PromptPair:
 
     def __len__(self) -> int:
         return len(self.clean.tokens)
+
+    def span(self, where: Where) -> tuple[int, int]:
+        """First position, and the one after the last."""
+        match where:
+            case "subject":
+                return self.subject
+            case "last":
+                return len(self) - 1, len(self)
+            case "all":
+                return 0, len(self)
+
+    def positions(self, where: Where) -> Positions:
+        start, stop = self.span(where)
+        return first(stop) - first(start) if start else first(stop)
 
     @property
     def swapped(self) -> "PromptPair":
@@ -69,3 +94,61 @@ def answer_logprob(
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
     right = torch.tensor([p.answer for p in pairs], device=logits.device)
     return wide.gather(-1, right[:, None])[:, 0]
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """How well runs answer, in aligned arrays; in nats."""
+
+    logit_difference: Float[np.ndarray, "*runs"]
+    logprob: Float[np.ndarray, "*runs"]
+
+    @staticmethod
+    def of(values: Float[Tensor, "*runs 2"]) -> "Outcomes":
+        difference, logprob = values.double().cpu().unbind(-1)
+        return Outcomes(difference.numpy(), logprob.numpy())
+
+    def reshaped(self, *shape: int) -> "Outcomes":
+        return Outcomes(self.logit_difference.reshape(shape), self.logprob.reshape(shape))
+
+
+def read(logits: Float[Tensor, "runs d_vocab"], pairs: Sequence[PromptPair]) -> Float[Tensor, "runs 2"]:
+    """Both measures of each run, whose pair stands beside it."""
+    return torch.stack([logit_difference(logits, pairs), answer_logprob(logits, pairs)], -1)
+
+
+def outcomes(recorded: Replay, pairs: Sequence[PromptPair], variants: Sequence[Variant]) -> Outcomes:
+    """How well each variant answers the pair of its row."""
+
+    def measures(logits: Tensor, numbers: Sequence[int]) -> Tensor:
+        return read(logits, [pairs[variants[number].place] for number in numbers])
+
+    return Outcomes.of(recorded.run(variants, measures).values)
+
+
+def paired_batches(
+    lm: LanguageModel, pairs: Sequence[PromptPair], *, captured: int, max_rows: int = MAX_ROWS
+) -> Iterator[tuple[list[int], Batch, Batch]]:
+    """Batches of pairs, sorted by length: their numbers, their clean and their corrupted prompts.
+
+    Args:
+        captured: Sites of one of the two that are held at a time.
+    """
+    batches = batches_of(
+        [pair.clean for pair in pairs],
+        pad_id=lm.pad_id,
+        device=lm.device,
+        devices=lm.devices,
+        row_bytes=lm.token_bytes(captured=captured, cached=True),
+        max_rows=max_rows,
+    )
+    for clean in batches:
+        numbers = clean.row.tolist()
+        corrupted = pad_left([pair.corrupted for pair in pairs], numbers, pad_id=lm.pad_id, device=lm.device)
+        yield numbers, clean, corrupted
+
+
+def first_column(batch: Batch, pairs: Sequence[PromptPair], where: Where) -> int:
+    """The first column of the batch that holds a token of ``where``; ``pairs`` are those of its rows."""
+    width = batch.input_ids.shape[1]
+    return min(width - len(pair) + pair.span(where)[0] for pair in pairs)

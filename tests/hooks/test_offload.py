@@ -12,6 +12,7 @@ from hooks.generate import generate_rows
 from hooks.inject import inject
 from hooks.placement import weights_of
 from hooks.positions import everything, generated, last, response
+from hooks.replay import Replay, Variant
 from hooks.sampling import Sampling
 from hooks.self_check import self_check
 from interp import Pair
@@ -173,3 +174,12 @@ def test_auto_is_a_device_map_too(llama, tmp_path):
         assert spread.fingerprint == llama.fingerprint
     with pytest.raises(InputError, match=r"device=cpu and device_map=auto: pass one of them"):
         load(tmp_path, device="cpu", device_map="auto")
+
+
+def test_a_replay_gives_the_same(plain, offloaded, batch, vector):
+    edits = [Add(Site(i, kind), vector, positions=last(1)) for i in range(3) for kind in KINDS]
+    variants = [Variant(place % 4, (edit,)) for place, edit in enumerate(edits)]
+    expected, found = (
+        Replay(lm, batch, since=5).run(variants, lambda logits, _: logits).values for lm in (plain, offloaded)
+    )
+    assert torch.equal(found, expected)
