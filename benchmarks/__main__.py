@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         record.add(name, BENCHMARKS[name](lm, quick=asked.quick))
         print(as_text(record.results[name]))
         print(f"  ({name} took {time.perf_counter() - began:.0f} s)", flush=True)
-    print(f"\nReport: {record.page()}")
+    print(f"\nReport: {record.page(BENCHMARKS)}")
 
 
 def _environment(lm: LanguageModel, quick: bool) -> dict[str, Any]:

@@ -47,11 +47,14 @@ def run(lm: LanguageModel, *, quick: bool = False) -> Result:
         ours: lambda: _ours(lm, batches),
     }
     with unless_absent("steering-vectors", absent):
-        jobs[require("steering-vectors")] = _steering_vectors(lm, batches)
+        name = require("steering-vectors")
+        jobs[name] = _steering_vectors(lm, batches)
     with unless_absent("TransformerLens", absent):
-        jobs[require("transformer-lens")] = _transformer_lens(lm, batches)
+        name = require("transformer-lens")
+        jobs[name] = _transformer_lens(lm, batches)
     with unless_absent("nnsight", absent):
-        jobs[require("nnsight")] = _nnsight(lm, batches)
+        name = require("nnsight")
+        jobs[name] = _nnsight(lm, batches)
     timings = alternate(jobs, repeats=size.repeats)
     medians = {name: timing.median for name, timing in timings.items()}
     tokens = sum(len(row.tokens) for row in rows)

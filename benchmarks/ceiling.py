@@ -34,7 +34,7 @@ def operations(lm: LanguageModel, *, unembedding: bool = True) -> int:
 
 @torch.no_grad()
 def square_rate(lm: LanguageModel, n: int = 4096) -> float:
-    """Operations a second of one large product on the model's device and in its dtype; the best of several."""
+    """Operations a second of one large product, in the model's dtype on its device; the best of several."""
     a = torch.randn(n, n, device=lm.device).to(lm.dtype)
     return max(2 * n**3 / timed(lambda: a @ a) for _ in range(REPEATS))
 

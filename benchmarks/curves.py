@@ -70,7 +70,7 @@ def run(lm: LanguageModel, *, quick: bool = False) -> Result:
     models = [made_up(lm, d_model, n_layers) for d_model, n_layers in size.shapes]
     by_size = sorted((*models, lm), key=operations)
     whole = [(operations(model) / 2e6, model, replace(base, layers=model.n_layers)) for model in by_size]
-    x = f"million weights that multiply each token ({base.rows} rows of {base.tokens} tokens, all layers)"
+    x = f"million weights a token ({base.rows} rows, {base.tokens} tokens, all layers)"
     curves.append(_curve("Cost against model size", x, whole, size.repeats))
     return Result(curves=tuple(curves))
 
@@ -124,7 +124,10 @@ def _edits(lm: LanguageModel, layers: int) -> list[Add]:
 
 
 def _held(base: Work, axis: str) -> str:
-    return ", ".join(f"{value} {name}" for name, value in vars(base).items() if name != axis)
+    words = (
+        f"{value} {name if value > 1 else name[:-1]}" for name, value in vars(base).items() if name != axis
+    )
+    return ", ".join(words)
 
 
 def _curve(title: str, x: str, points: Sequence[tuple[float, LanguageModel, Work]], repeats: int) -> Curve:

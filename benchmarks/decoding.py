@@ -66,8 +66,8 @@ def run(lm: LanguageModel, *, quick: bool = False) -> Result:
                 "Decoding",
                 f"{needed / 1e6:.0f} million operations a token; the ceiling is one square product, "
                 f"{ceiling / 1e9:.0f} GF/s, {ceiling / needed:.0f} tokens a second; the weights are "
-                f"{n_bytes / 1e6:.0f} MB, and memory is read at {reading / 1e9:.1f} GB/s at most. Seconds of one "
-                "step in which all rows were running.",
+                f"{n_bytes / 1e6:.0f} MB, and memory is read at {reading / 1e9:.1f} GB/s at most. Seconds of "
+                "one step in which all rows were running.",
                 tuple(entries),
             ),
         ),
@@ -84,7 +84,7 @@ def run(lm: LanguageModel, *, quick: bool = False) -> Result:
 
 
 def step_times(lm: LanguageModel, rows: Sequence[Row], steps: int, edits: Sequence[Edit] = ()) -> list[float]:
-    """Seconds of the steps in which all of ``rows`` were running: one fewer than ``steps`` if none ends early."""
+    """Seconds of the steps in which all ``rows`` ran: one fewer than ``steps`` where none ends early."""
     ends: list[float] = []
 
     def ended(running: int) -> None:
@@ -109,6 +109,5 @@ def bound(share: float, arithmetic: float, memory: float) -> str:
         what = "bound by products too small for either ceiling"
     else:
         what = "bound by reading the weights" if memory > arithmetic else "bound by arithmetic"
-    return (
-        f"products are {min(share, 1):.0%} of it, at {arithmetic:.0%} of arithmetic and {memory:.0%} of reading: {what}"
-    )
+    rates = f"at {arithmetic:.0%} of arithmetic and {memory:.0%} of reading"
+    return f"products are {min(share, 1):.0%} of it, {rates}: {what}"

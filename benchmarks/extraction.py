@@ -87,9 +87,7 @@ def _loop(lm: LanguageModel, pairs: Sequence[tuple[Row, Row]]) -> torch.Tensor:
     """The mean difference of ``hidden_states`` at the last token, as [layer, d_model]."""
     differences = []
     for pair in pairs:
-        first, second = (
-            torch.stack([states[0, -1] for states in _states(lm, row)]) for row in pair
-        )
+        first, second = (torch.stack([states[0, -1] for states in _states(lm, row)]) for row in pair)
         differences.append(first - second)
     return torch.stack(differences).mean(0)
 

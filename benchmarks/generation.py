@@ -1,4 +1,4 @@
-"""Steered generation: what a vector added at the middle layer costs each library, beside its own unsteered."""
+"""Steered generation: what a vector at the middle layer costs each library, beside its own unsteered."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,7 +43,8 @@ def run(lm: LanguageModel, *, quick: bool = False) -> Result:
     timings = alternate(jobs, repeats=size.repeats)
     first = made["transformers generate"]
     entries = [
-        replace(entry, note=_same(made[entry.job.rpartition(", ")[0]], first)) for entry in entries_of(timings)
+        replace(entry, note=_same(made[entry.job.rpartition(", ")[0]], first))
+        for entry in entries_of(timings)
     ]
     with unless_absent("repeng", absent):
         answer = repeng.ask(lm, rows, new_tokens=size.new_tokens, repeats=size.repeats)
@@ -54,7 +55,7 @@ def run(lm: LanguageModel, *, quick: bool = False) -> Result:
         tables=(
             Table(
                 "Steered generation",
-                f"{size.prompts} prompts of {len(rows[0].tokens)} tokens, at most {size.new_tokens} new ones, "
+                f"{size.prompts} prompts of {len(rows[0].tokens)} tokens, at most {size.new_tokens} new, "
                 f"greedy, one batch; a vector added at layer {layer}.",
                 (*entries, *(Entry(name, note=reason) for name, reason in absent.items())),
                 (Aim("unlatch steered over unsteered", ratio, 1.03),),

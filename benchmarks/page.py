@@ -48,7 +48,7 @@ def _html(curve: Curve) -> str:
     figure.update_xaxes(
         title=curve.x, type=scale, tickvals=every_x, ticktext=[f"{x:.4g}" for x in every_x], **grid
     )
-    figure.update_yaxes(title=curve.y, type=scale, dtick=1 if curve.log else None, **grid)
+    figure.update_yaxes(title=curve.y, type=scale, dtick="D2" if curve.log else None, **grid)
     figure.update_layout(
         template="none",
         height=400,

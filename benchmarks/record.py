@@ -1,7 +1,7 @@
 """A benchmark run on disk: written as each benchmark ends, so that the rest can be run later."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ class Record:
         for name, value in found["environment"].items():
             if value != environment.get(name):
                 raise RunError(
-                    f"{folder} was measured with {name} {value}, and this would be {environment.get(name)}: the "
-                    "times do not belong together. Pass another --out."
+                    f"{folder} was measured with {name} {value}, and this would be {environment.get(name)}: "
+                    "the times do not belong together. Pass another --out."
                 )
         self.results = {name: Result.from_json(value) for name, value in found["results"].items()}
 
@@ -40,6 +40,7 @@ class Record:
         results = {each: value.as_json() for each, value in self.results.items()}
         write_json(self.folder / "results.json", {"environment": self.environment, "results": results})
 
-    def page(self) -> Path:
-        """Write the page; returns its path."""
-        return write_text(self.folder / "report.html", render(self.results, self.environment))
+    def page(self, order: Iterable[str]) -> Path:
+        """Write the page, its benchmarks in this order; returns its path."""
+        results = {name: self.results[name] for name in order if name in self.results}
+        return write_text(self.folder / "report.html", render(results, self.environment))

@@ -45,11 +45,14 @@ def peers(lm: LanguageModel, batch: Batch, n: int, absent: dict[str, str]) -> di
     """The libraries that are here; ``absent`` is told of the others."""
     ways: dict[str, Way] = {}
     with unless_absent("steering-vectors", absent):
-        ways[require("steering-vectors")] = _steering_vectors(lm, batch, n)
+        name = require("steering-vectors")
+        ways[name] = _steering_vectors(lm, batch, n)
     with unless_absent("TransformerLens", absent):
-        ways[require("transformer-lens")] = _transformer_lens(lm, batch, n)
+        name = require("transformer-lens")
+        ways[name] = _transformer_lens(lm, batch, n)
     with unless_absent("nnsight", absent):
-        ways[require("nnsight")] = _nnsight(lm, batch, n)
+        name = require("nnsight")
+        ways[name] = _nnsight(lm, batch, n)
     return ways
 
 

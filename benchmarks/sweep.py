@@ -141,10 +141,10 @@ def _table(lm: LanguageModel, edits: dict[Cell, Add], prompts: Prompts, new_toke
     tokens = [len(row) for cell in made.values() for row in cell]
     return Table(
         f"Sweep, {prompts.n} prompts",
-        f"{len({layer for layer, _ in edits})} layers x {len({dose for _, dose in edits})} doses = {grid} cells, "
-        f"{prompts.n} prompts of {len(rows[0].tokens)} tokens, at most {new_tokens} new ones (mean "
-        f"{statistics.fmean(tokens):.1f}), greedy. {_same(both)} of the cells that both ran are equal token for "
-        "token. Seconds are for the whole grid.",
+        f"{len({layer for layer, _ in edits})} layers x {len({dose for _, dose in edits})} doses = {grid} "
+        f"cells, {prompts.n} prompts of {len(rows[0].tokens)} tokens, at most {new_tokens} new (mean "
+        f"{statistics.fmean(tokens):.1f}), greedy. {_same(both)} of the cells that both ran are equal token "
+        "for token. Seconds are for the whole grid: the mean run, scaled by the number of cells.",
         (entries[0], mine, *entries[1:], *(Entry(name, note=reason) for name, reason in absent.items())),
         (Aim("the loop over unlatch sweep", entries[0].seconds / mine.seconds, prompts.aim, at_most=False),),
     )

@@ -8,6 +8,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -33,12 +34,17 @@ def require(package: str) -> str:
     """The package and its version, as a table names it.
 
     Raises:
-        Absent: if it is not installed here.
+        Absent: if it is not installed here, or cannot be imported beside what is.
     """
     try:
-        return f"{package} {version(package)}"
+        found = f"{package} {version(package)}"
     except PackageNotFoundError:
         raise Absent("not installed; `make bench` installs it where the package index has it") from None
+    try:
+        import_module(package.replace("-", "_"))
+    except ImportError as error:
+        raise Absent(f"{found} does not import here: {error}") from error
+    return found
 
 
 def hooked_transformer(lm: LanguageModel) -> Any:

@@ -1,4 +1,4 @@
-"""repeng, which asks for numpy below 2: timed in an environment of its own, beside plain transformers there."""
+"""repeng, which asks for numpy below 2: timed in its own environment, beside plain transformers there."""
 
 import json
 import statistics
@@ -6,6 +6,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,10 @@ def ask(
         texts: Pairs to extract from, if any.
 
     Raises:
-        Absent: if its environment was not made, or the job fails there.
+        Absent: if its environment was not made, or the job fails there; for a family other than Llama.
     """
+    if lm.model.config.model_type != "llama":
+        raise Absent(f"timed here for llama, and {lm.name} is {lm.model.config.model_type}")
     if not PYTHON.exists():
         raise Absent("its environment .venv-repeng was not made; `make bench` makes it")
     asked = {
@@ -45,12 +49,16 @@ def ask(
         "new_tokens": new_tokens,
         "repeats": repeats,
         "threads": torch.get_num_threads(),
+        "eos": lm.tokenizer.eos_token,
+        "stops": sorted(lm.stop_ids),
+        "rope_theta": lm.model.config.rope_parameters["rope_theta"],  # which its transformers does not read
     }
     with tempfile.TemporaryDirectory() as folder:
-        lm.model.save_pretrained(folder)
+        with redirect_stderr(StringIO()):  # it draws a bar
+            lm.model.save_pretrained(folder)
         lm.tokenizer.save_pretrained(folder)
         done = subprocess.run(
-            [PYTHON, JOB, folder], input=json.dumps(asked), capture_output=True, text=True, check=False
+            [PYTHON, "-P", JOB, folder], input=json.dumps(asked), capture_output=True, text=True, check=False
         )
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]

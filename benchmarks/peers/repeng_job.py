@@ -15,7 +15,7 @@ from io import StringIO
 
 import torch
 from repeng import ControlModel, ControlVector, DatasetEntry
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 
 def alternate(jobs, repeats):
@@ -32,9 +32,12 @@ def alternate(jobs, repeats):
 
 def main(folder, asked):
     torch.set_num_threads(asked["threads"])
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=f"{folder}/tokenizer.json", eos_token=asked["eos"], pad_token=asked["eos"]
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, torch_dtype=torch.float32, rope_theta=asked["rope_theta"]
+    ).eval()
     repeats = asked["repeats"]
     times = {}
 
@@ -57,6 +60,7 @@ def main(folder, asked):
             "attention_mask": torch.ones_like(ids),
             "max_new_tokens": asked["new_tokens"],
             "do_sample": False,
+            "eos_token_id": asked["stops"],
             "pad_token_id": tokenizer.pad_token_id,
         }
         layer = model.config.num_hidden_layers // 2
@@ -66,15 +70,16 @@ def main(folder, asked):
         @torch.no_grad()
         def unsteered():
             control.reset()
-            model.generate(ids, **options)
+            return model.generate(ids, **options)
 
         @torch.no_grad()
         def steered():
             control.set_raw_control(vector)
-            model.generate(ids, **options)
+            return model.generate(ids, **options)
 
         times["generation"] = alternate({"unsteered": unsteered, "steered": steered}, repeats)
-    return {"times": times, "versions": {name: version(name) for name in ("repeng", "transformers", "torch", "numpy")}}
+    versions = {name: version(name) for name in ("repeng", "transformers", "torch", "numpy")}
+    return {"times": times, "versions": versions}
 
 
 if __name__ == "__main__":
