@@ -34,7 +34,7 @@ static: .venv/.ready ## Format, lint, types, layers
 	@$(BIN)/lint-imports --no-logo
 	@echo "static: clean"
 
-bench: .venv/.bench ## Time unlatch beside other libraries; ratios, in one process
+bench: .venv/.bench .venv-repeng/.made ## Time unlatch beside other libraries; ARGS="sweep --quick" runs some of it
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 notebooks: .venv/.ready ## Render notebooks/*.py to .ipynb beside them, with outputs
@@ -46,7 +46,7 @@ notebooks: .venv/.ready ## Render notebooks/*.py to .ipynb beside them, with out
 	done
 
 clean: ## Remove .venv and the tools' caches; runs/ stays
-	@rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+	@rm -rf .venv .venv-repeng .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The environment, in layers. A stamp is touched once its installation has ended well, so that one
@@ -69,8 +69,16 @@ $(BIN)/pip:
 	@$(PIP) -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# steering-vectors asks for transformers below 5 and runs on 5: hence without its dependencies.
+# Without their dependencies: steering-vectors asks for transformers below 5 and runs on 5, and nnsight
+# asks for nothing that is not here but the three small packages beside it.
+PEERS := steering-vectors==0.12.2 nnsight==0.8.1 greenlet==3.5.6 websocket-client==1.9.2 zstandard==0.25.0
 .venv/.bench: .venv/.ready
 	@echo "Adding what the benchmarks compare with ..."
-	@$(PIP) --no-deps steering-vectors==0.12.2
-	@touch $@
+	@$(PIP) --no-deps $(PEERS) && touch $@ || echo "Not installed; the tables will say so."
+
+# repeng asks for numpy below 2. It gets an environment of its own, with our torch.
+.venv-repeng/.made: constraints.txt
+	@echo "Making .venv-repeng, for repeng alone (1.3 GB or more; minutes) ..."
+	@{ $(PYTHON) -m venv .venv-repeng && \
+	.venv-repeng/bin/python -m pip install $(QUIET) $$(grep '^torch==' constraints.txt) \
+		repeng==0.4.0 transformers==4.48.3 && touch $@; } || echo "Not installed; the tables will say so."

@@ -1,121 +1,99 @@
-"""``make bench``: capture, extraction, steered generation and import time, as ratios.
+"""``make bench``: unlatch beside the bare model, a plain loop over transformers, and other libraries.
 
-python -m benchmarks [MODEL]
+    python -m benchmarks [NAME ...] [--model MODEL] [--out FOLDER] [--quick]
+
+Writes ``results.json`` as each benchmark ends, and ``report.html``; the same ``--out`` again runs what is
+missing. Without names all are run, which takes about half an hour on two cores.
 """
 
-import subprocess
+import argparse
+import os
+import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from analyses.pairs import builtin_pairs
-from analyses.tasks import word_problems
-from benchmarks.timing import alternate, show
-from hooks import Add, LanguageModel, Site, generate, load
-from hooks.capture import run_to
-from hooks.chat import response_row
-from hooks.positions import last
-from hooks.rows import batches_of
-from interp import contrast
+from benchmarks import capture, curves, decoding, extraction, generation, patching, startup, sweep
+from benchmarks.record import Record
+from benchmarks.result import Result, as_text
+from hooks import LanguageModel, load
+from hooks.errors import InputError, UnlatchError
+
+BENCHMARKS: Mapping[str, Callable[..., Result]] = {
+    "capture": capture.run,
+    "extraction": extraction.run,
+    "generation": generation.run,
+    "sweep": sweep.run,
+    "patching": patching.run,
+    "decoding": decoding.run,
+    "curves": curves.run,
+    "startup": startup.run,
+}
+LIBRARIES = ("torch", "transformers", "numpy", "transformer-lens", "steering-vectors", "nnsight", "unlatch")
 
 
-def capture_every_layer(lm: LanguageModel) -> None:
-    """All layers of 64 prompts of mixed length, over the bare body on the same batches."""
-    problems = word_problems(96)[:64]
-    rows = [
-        response_row(lm.tokenizer, p.prompt, p.solutions["long" if i % 2 else "brief"])
-        for i, p in enumerate(problems)
-    ]
-    batches = list(
-        batches_of(rows, pad_id=lm.pad_id, device=lm.device, row_bytes=lm.token_bytes(), max_rows=16)
-    )
-    sites = [Site(layer, "resid_post") for layer in range(lm.n_layers)]
-
-    def bare() -> None:
-        with torch.no_grad():
-            for batch in batches:
-                lm.model.base_model(**batch.inputs, use_cache=False)
-
-    def captured() -> None:
-        for batch in batches:
-            run_to(lm, batch, sites)
-
-    medians = alternate({"bare model body": bare, f"capture, {lm.n_layers} layers": captured})
-    show("Capture, 64 prompts of mixed length", medians, {f"capture, {lm.n_layers} layers": "aim: 1.05"})
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is asked for and is not in the folder yet."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=str(__doc__).partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of {', '.join(BENCHMARKS)}")
+    parser.add_argument("--model", default="smollm2-135m-instruct", help="as hooks.load takes it")
+    parser.add_argument("--out", type=Path, default=Path(f"runs/bench-{time.strftime('%Y%m%d-%H%M%S')}"))
+    parser.add_argument("--quick", action="store_true", help="few points: shows that everything runs")
+    asked = parser.parse_args(argv)
+    if unknown := [name for name in asked.names if name not in BENCHMARKS]:
+        raise InputError(f"No benchmark {unknown[0]!r}. There are {', '.join(BENCHMARKS)}.")
+    lm = load(asked.model)
+    record = Record(asked.out, _environment(lm, asked.quick))
+    for name in asked.names or BENCHMARKS:
+        if name in record.results:
+            print(f"\n{name}: already in {asked.out}", flush=True)
+            continue
+        began = time.perf_counter()
+        record.add(name, BENCHMARKS[name](lm, quick=asked.quick))
+        print(as_text(record.results[name]))
+        print(f"  ({name} took {time.perf_counter() - began:.0f} s)", flush=True)
+    print(f"\nReport: {record.page(BENCHMARKS)}")
 
 
-def extract_a_vector(lm: LanguageModel) -> None:
-    """The mean difference at the last token of 16 pairs, every layer, over steering-vectors."""
-    pairs = builtin_pairs("verbosity", word_problems(), 16, 0)
-    jobs: dict[str, Callable[[], object]] = {
-        "unlatch, no reliability": lambda: contrast(lm, pairs, read=last(1), n_null=0),
+def _environment(lm: LanguageModel, quick: bool) -> dict[str, Any]:
+    """What a time depends on."""
+    return {
+        "model": lm.name,
+        "dtype": str(lm.dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name() if lm.device.type == "cuda" else str(lm.device),
+        "quick": quick,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "versions": {name: found for name in LIBRARIES if (found := _version(name))},
     }
+
+
+def _version(package: str) -> str | None:
     try:
-        theirs = f"steering-vectors {version('steering-vectors')}"
+        return version(package)
     except PackageNotFoundError:
-        print("\nsteering-vectors is not installed: `make bench` installs it")
-    else:
-        from steering_vectors import train_steering_vector
-
-        texts = [
-            tuple(
-                str(lm.tokenizer.decode(response_row(lm.tokenizer, p.prompt, text).tokens))
-                for text in (p.positive, p.negative)
-            )
-            for p in pairs
-        ]
-        for size in (1, 16):
-            jobs[f"{theirs}, batch size {size}"] = lambda size=size: train_steering_vector(
-                lm.model, lm.tokenizer, texts, batch_size=size
-            )
-    show("Extraction, 16 pairs, every layer", alternate(jobs))
+        return None
 
 
-def generate_steered(lm: LanguageModel) -> None:
-    """32 prompts, 32 tokens each, with and without an edit at the middle layer."""
-    prompts = [p.prompt for p in word_problems(96)[:32]]
-    vector = torch.randn(lm.d_model, generator=torch.Generator().manual_seed(0))
-    edit = Add(Site(lm.n_layers // 2, "resid_post"), vector, scale=1e-4)
-    medians = alternate(
-        {
-            "unsteered": lambda: generate(lm, prompts, max_new_tokens=32),
-            "steered": lambda: generate(lm, prompts, edits=[edit], max_new_tokens=32),
-        }
-    )
-    show("Generation, 32 prompts, 32 new tokens", medians, {"steered": "aim: 1.03"})
-
-
-def import_time() -> None:
-    """Wall time of fresh interpreters."""
-
-    def run(*code: str) -> float:
-        start = time.perf_counter()
-        subprocess.run([sys.executable, *code], check=True, capture_output=True)
-        return time.perf_counter() - start
-
-    for name, code in (
-        ("unlatch --help", ("-m", "analyses.cli", "--help")),
-        ("unlatch verbosity --help", ("-m", "analyses.cli", "verbosity", "--help")),
-        ("import torch, transformers", ("-c", "import torch, transformers")),
-        ("import hooks", ("-c", "import hooks")),
-    ):
-        print(f"  {name:44} {min(run(*code) for _ in range(3)):8.3f} s")
-
-
-def main(model: str) -> None:
-    lm = load(model)
-    print(
-        f"{lm.name}, {lm.dtype} on {lm.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
-    capture_every_layer(lm)
-    generate_steered(lm)
-    extract_a_vector(lm)
-    print("\nStart-up, best of 3")
-    import_time()
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "smollm2-135m-instruct")
+    try:
+        main()
+    except UnlatchError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -1,91 +1,113 @@
-"""Tokens per second of decoding against what the machine's arithmetic allows, and what bounds each.
+"""Decoding: tokens per second against what the machine's arithmetic allows, and what bounds each.
 
-python -m benchmarks.decoding [MODEL]
-
-A token takes 2 x (weights that multiply it) operations. Two ceilings: the rate of one large square
-product, and the rate at which the model's own weight matrices multiply as many rows as are running,
-which at few rows is set by reading the weights from memory.
+A step reads every weight once, however many rows it has: few rows are limited by memory, many by
+arithmetic. What a step does beside its matrix products is attention, norms, the cache and Python.
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
-from torch import nn
-
 from analyses.tasks import word_problems
-from hooks import LanguageModel, load
+from benchmarks.ceiling import operations, product_time, products_of, read_rate, square_rate
+from benchmarks.inputs import endless
+from benchmarks.result import Curve, Entry, Result, Table
+from hooks import LanguageModel
 from hooks.chat import prompt_row
+from hooks.edits import Edit
 from hooks.generate import generate_rows
 from hooks.rows import Row
 
-STEPS, REPEATS = 24, 5
+
+@dataclass(frozen=True)
+class Size:
+    """How much is run."""
+
+    rows: tuple[int, ...] = (1, 4, 16, 64, 128, 256)
+    steps: int = 24
 
 
-def products_of(lm: LanguageModel) -> list[torch.Tensor]:
-    """The matrices that multiply every token."""
-    wanted = [
-        m.weight for m in lm.model.modules() if isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D"
-    ]
-    return [w for w in wanted if w.ndim == 2]
+QUICK = Size(rows=(1, 4), steps=4)
 
 
-@torch.no_grad()
-def square_rate(n: int = 4096) -> float:
-    """Operations a second of one large product in float32; the best of several."""
-    a = torch.randn(n, n)
-    best = 0.0
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        a @ a
-        best = max(best, 2 * n**3 / (time.perf_counter() - began))
-    return best
+def run(lm: LanguageModel, *, quick: bool = False) -> Result:
+    """The median step of each number of rows, in which all of them were running."""
+    size = QUICK if quick else Size()
+    weights, needed, ceiling, reading = products_of(lm), operations(lm), square_rate(lm), read_rate(lm)
+    n_bytes = sum(w.numel() * w.itemsize for w in weights)
+    prompts = [prompt_row(lm.tokenizer, p.prompt) for p in word_problems(96)]
+    entries, facts = [], {"ceiling": ceiling, "operations_per_token": float(needed)}
+    rates: dict[str, list[tuple[float, float]]] = {"decoding": [], "its matrix products alone": []}
+    for rows in size.rows:
+        times = step_times(endless(lm), [prompts[i % len(prompts)] for i in range(rows)], size.steps)
+        seconds, products = statistics.median(times), product_time(weights, rows)
+        fraction, arithmetic = (rows * needed / s / ceiling for s in (seconds, products))
+        memory = n_bytes / products / reading
+        facts[f"fraction_of_ceiling_{rows}_rows"] = fraction
+        rates["decoding"].append((rows, rows / seconds))
+        rates["its matrix products alone"].append((rows, rows / products))
+        entries.append(
+            Entry(
+                f"a step of {rows} row{'s' * (rows > 1)}",
+                seconds=seconds,
+                n=len(times),
+                low=min(times),
+                high=max(times),
+                note=f"{rows / seconds:.1f} tok/s, {fraction:.0%} of the ceiling; "
+                + bound(products / seconds, arithmetic, memory),
+            )
+        )
+    at_most = [(rows, ceiling / needed) for rows in size.rows]
+    return Result(
+        tables=(
+            Table(
+                "Decoding",
+                f"{needed / 1e6:.0f} million operations a token; the ceiling is one square product, "
+                f"{ceiling / 1e9:.0f} GF/s, {ceiling / needed:.0f} tokens a second; the weights are "
+                f"{n_bytes / 1e6:.0f} MB, and memory is read at {reading / 1e9:.1f} GB/s at most. Seconds of "
+                "one step in which all rows were running.",
+                tuple(entries),
+            ),
+        ),
+        curves=(
+            Curve(
+                "Decoding: tokens a second against rows",
+                "rows that run together",
+                "tokens a second",
+                {**rates, "arithmetic ceiling": at_most},
+            ),
+        ),
+        facts=facts,
+    )
 
 
-@torch.no_grad()
-def product_time(weights: Sequence[torch.Tensor], rows: int) -> float:
-    """Seconds in which the model's matrices multiply ``rows`` rows and nothing else is done."""
-    inputs = {w.shape[1]: torch.randn(rows, w.shape[1], dtype=w.dtype, device=w.device) for w in weights}
-    times = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        for weight in weights:
-            nn.functional.linear(inputs[weight.shape[1]], weight)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
-
-
-def step_time(lm: LanguageModel, rows: Sequence[Row]) -> float:
-    """Median seconds of the steps in which all of ``rows`` were running."""
+def step_times(lm: LanguageModel, rows: Sequence[Row], steps: int, edits: Sequence[Edit] = ()) -> list[float]:
+    """Seconds of the steps in which all ``rows`` ran: one fewer than ``steps`` where none ends early."""
     ends: list[float] = []
 
     def ended(running: int) -> None:
         if running == len(rows):
             ends.append(time.perf_counter())
 
-    generate_rows(lm, rows, max_new_tokens=STEPS, max_rows=len(rows), on_tokens=ended)
-    return statistics.median(after - before for before, after in pairwise(ends))
+    generate_rows(lm, rows, edits=edits, max_new_tokens=steps, max_rows=len(rows), on_tokens=ended)
+    return [after - before for before, after in pairwise(ends)]
 
 
-def main(model: str) -> None:
-    lm = load(model)
-    weights = products_of(lm)
-    operations = 2 * sum(w.numel() for w in weights)
-    ceiling = square_rate()
-    print(f"{lm.name}: {operations / 1e6:.0f} million operations a token, {ceiling / 1e9:.0f} GF/s at most")
-    prompts = [prompt_row(lm.tokenizer, p.prompt) for p in word_problems(96)]
-    for rows in (1, 16, 64, 128, 256):
-        seconds = step_time(lm, [prompts[i % len(prompts)] for i in range(rows)])
-        products = product_time(weights, rows)
-        print(
-            f"{rows:4} rows {rows / seconds:7.1f} tok/s, {rows * operations / seconds / ceiling:4.0%} of the "
-            f"ceiling; the products take {products / seconds:4.0%} of a step, at "
-            f"{rows * operations / products / ceiling:4.0%} of the ceiling"
-        )
+def bound(share: float, arithmetic: float, memory: float) -> str:
+    """What limits a step.
 
-
-if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "smollm2-135m-instruct")
+    Args:
+        share: The part of the step that its matrix products take when they run alone.
+        arithmetic: The part of the arithmetic ceiling that they reach.
+        memory: The part of the rate of reading that they reach.
+    """
+    if share < 0.5:
+        what = "bound by what is not products"
+    elif max(arithmetic, memory) < 0.5:
+        what = "bound by products too small for either ceiling"
+    else:
+        what = "bound by reading the weights" if memory > arithmetic else "bound by arithmetic"
+    rates = f"at {arithmetic:.0%} of arithmetic and {memory:.0%} of reading"
+    return f"products are {min(share, 1):.0%} of it, {rates}: {what}"
