@@ -74,12 +74,10 @@ class PackedCache(Cache):
         Raises:
             ModelRefusedError: if the model keeps anything but keys and values of its tokens.
         """
-        kinds = {type(layer) for layer in DynamicCache(config=config).layers}
-        if unknown := kinds - {DynamicLayer, DynamicSlidingWindowLayer}:
+        if unknown := other_states(config):
             raise ModelRefusedError(
-                f"A {config.model_type} model keeps {', '.join(sorted(k.__name__ for k in unknown))} as it "
-                "decodes; rows can be packed only over keys and values. `inject` works around "
-                "`model.generate`."
+                f"A {config.model_type} model keeps {unknown} as it decodes; rows can be packed only over "
+                "keys and values. `inject` works around `model.generate`."
             )
         n_layers = int(config.get_text_config(decoder=True).num_hidden_layers)
         self.max_rows, self.columns = max_rows, longest + max(16, int(longest * SLACK))
@@ -133,6 +131,12 @@ class PackedCache(Cache):
     def _buffers(self) -> Iterator[Tensor]:
         for layer in self._packed:
             yield from layer.buffers
+
+
+def other_states(config: PreTrainedConfig) -> str:
+    """What a model keeps beside keys and values of its tokens, by name; empty for most."""
+    kinds = {type(layer) for layer in DynamicCache(config=config).layers}
+    return ", ".join(sorted(k.__name__ for k in kinds - {DynamicLayer, DynamicSlidingWindowLayer}))
 
 
 def prefixes_of(cache: DynamicCache, lengths: Sequence[int]) -> list[Prefix]:

@@ -1,6 +1,7 @@
 """Follow the rows of a run through its forward passes, so that each knows its absolute positions."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -201,7 +202,8 @@ def _last_keys(cache: Any) -> Tensor | None:
 
 
 def frame_of(lm: LanguageModel, batch: Batch, texts: Iterable[str] = ()) -> Frame:
-    """The frame of a batch that runs in one pass."""
+    """The frame of a batch of a stream. That of a piece is cut from the frame of the whole."""
     tracker = Tracker(texts, lambda ids: str(lm.tokenizer.decode(list(ids))))
     tracker.begin(batch.row, batch.prompt_length)
-    return tracker.frame((), batch.inputs)
+    frame = tracker.frame((), batch.whole.inputs)
+    return replace(frame, position=frame.position[:, batch.columns])
