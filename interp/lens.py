@@ -13,7 +13,6 @@ what the layer "believes": a layer that writes the answer in other coordinates l
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -23,12 +22,11 @@ from torch import Tensor
 from hooks.capture import stream
 from hooks.edits import widened
 from hooks.errors import InputError
-from hooks.inject import open_injections
 from hooks.language_model import LanguageModel
 from hooks.positions import Positions
 from hooks.rows import Row
 from hooks.sites import Site
-from hooks.taps import tapped
+from hooks.unembed import unembed
 from interp.token_activations import checked, last_token, take, token_of
 
 MAX_LOGITS = 2**25
@@ -94,7 +92,7 @@ def logit_lens(
         wanted = torch.tensor([answers[n] for n in number], device=lm.device).repeat(lm.n_layers)
         resid = torch.cat([take(acts[site], token).to(lm.device) for site in sites])
         found = [
-            _place(unembed(lm, some), ids)
+            _place(unembed(lm, some[:, None])[:, 0], ids)
             for some, ids in zip(
                 *(t.split(max(1, MAX_LOGITS // lm.d_vocab)) for t in (resid, wanted)), strict=True
             )
@@ -102,32 +100,6 @@ def logit_lens(
         for kept, parts in zip((rank, logprob, top), zip(*found, strict=True), strict=True):
             kept[:, number] = torch.cat(parts).view(lm.n_layers, -1).cpu().numpy()
     return LogitLens(rank, logprob, top)
-
-
-@torch.no_grad()
-def unembed(lm: LanguageModel, resid: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
-    """The logits that the model makes of residual streams after its last block.
-
-    One token runs through the model, and at the end of its last block the given streams take its
-    place, as the rows of a batch: all that follows is the model's own, whatever its family does there.
-
-    Raises:
-        InputError: if an injection is open, which would take the token for a row of its own.
-    """
-    if open_injections(lm):
-        raise InputError(
-            "The lens runs one token of its own through the model, and an injection is open. Read the "
-            "activations inside it, with run_to, and unembed them after it is closed."
-        )
-    token = torch.tensor([[lm.pad_id]], device=lm.device)
-    with tapped(lm.anatomy, {Site(lm.n_layers - 1, "resid_post"): partial(_instead, resid)}):
-        out = lm.model(input_ids=token, attention_mask=torch.ones_like(token), use_cache=False)
-    logits: Tensor = out.logits[:, 0]
-    return logits
-
-
-def _instead(resid: Tensor, h: Tensor) -> Tensor:
-    return resid[:, None].to(h.device, h.dtype)
 
 
 def _place(
