@@ -233,6 +233,12 @@ def test_a_curve_that_is_positive_by_a_hair_has_an_estimate_and_no_interval():
     assert 0 < found.p_value <= 1
 
 
+def test_a_relabelling_without_a_difference_counts_as_far_from_zero():
+    """A third of them put both negative items in one family; left out, they would make p two thirds."""
+    a, b = (np.array([3.0, -1.0])[:, None] * spikes(at, 2) for at in (2, 9))
+    assert depth_difference(a, b, paired=False, n_resamples=100).p_value == pytest.approx(1)
+
+
 # --- refusals
 
 

@@ -139,10 +139,15 @@ def test_the_answer_does_not_depend_on_the_batch(llama):
 
 def test_a_model_in_bfloat16_is_patched_in_bfloat16(model_of, llama):
     lm = adopt(model_of("llama").to(torch.bfloat16), llama.tokenizer, name="bf16")
-    found = patch_heads(lm, PAIRS, sets=whole_layers(lm), smallest=0.5)
-    plain = patch_heads(llama, PAIRS, sets=whole_layers(llama), smallest=0.5)
-    assert found.pairs == plain.pairs == (1, 2)
-    np.testing.assert_allclose(found.recovery, plain.recovery, atol=0.35)
+
+    def patched(one):
+        found = patch_heads(one, PAIRS, sets=whole_layers(one), smallest=1e-3)
+        return found.corrupted[:, None] + found.recovery * (found.clean - found.corrupted)[:, None]
+
+    half, whole = patched(lm), patched(llama)
+    assert half.shape == whole.shape
+    np.testing.assert_allclose(half, whole, atol=0.3)  # logits up to 12, in steps of 1/16
+    assert np.ptp(whole, axis=1).min() > 1
 
 
 # --- restoration
