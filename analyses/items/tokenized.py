@@ -49,7 +49,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, item: Item) -> TokenizedItem | 
     The answer follows after a space. Where a tokenizer makes the space a token of its own, as many
     do before a digit, it is the last token of the prompt.
     """
-    whole = encode(tokenizer, f"{item.prompt} {item.answer}", template=False)
+    whole = _whole(tokenizer, item)
     prompt, answer = whole[:-1], whole[-1]
     starts = [encode(tokenizer, item.prompt + space, template=False) for space in ("", " ")]
     if prompt not in starts:
@@ -59,6 +59,10 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, item: Item) -> TokenizedItem | 
         return "answer does not continue the prompt"
     subject = _span(tokenizer, item, prompt)
     return "subject not found in the tokens" if subject is None else TokenizedItem(prompt, answer, subject)
+
+
+def _whole(tokenizer: PreTrainedTokenizerBase, item: Item) -> tuple[int, ...]:
+    return encode(tokenizer, f"{item.prompt} {item.answer}", template=False)
 
 
 def _span(tokenizer: PreTrainedTokenizerBase, item: Item, prompt: tuple[int, ...]) -> tuple[int, int] | None:
@@ -98,6 +102,8 @@ def pairs_of(
     random.Random(f"{seed}/{item.id}").shuffle(partners)
     found: list[ItemPair] = []
     for partner in partners:
+        if len(_whole(tokenizer, partner)) != len(clean.prompt) + 1:
+            continue  # the cheap test first: most partners fail it
         corrupted = tokenize(tokenizer, partner)
         if isinstance(corrupted, str) or not _fit(clean, corrupted):
             continue
