@@ -56,10 +56,15 @@ class Tracker:
                 found.pop(number, None)
 
     def copy(self, number: int, to: Sequence[int]) -> None:
-        """The rows ``to`` share all that row ``number`` has run so far."""
-        self.finish()
+        """The rows ``to`` are as row ``number`` is, and have run all that it has run so far."""
         for other in to:
             self.rows[other], self.given[other] = self.rows[number], self.given[number]
+        self.inherit(number, to)
+
+    def inherit(self, number: int, to: Sequence[int]) -> None:
+        """The rows ``to``, of lengths of their own, begin with all that row ``number`` has run so far."""
+        self.finish()
+        for other in to:
             self.seen[other], self._tokens[other] = self.seen[number], list(self._tokens[number])
             for found in self.found.values():
                 if number in found:
