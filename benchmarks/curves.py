@@ -81,7 +81,7 @@ def made_up(lm: LanguageModel, d_model: int, n_layers: int) -> LanguageModel:
         hidden_size=d_model,
         num_hidden_layers=n_layers,
         num_attention_heads=d_model // 64,
-        num_key_value_heads=max(1, d_model // 192),
+        num_key_value_heads=max(1, d_model // 256),
         intermediate_size=8 * d_model // 3 // 8 * 8,
         vocab_size=lm.d_vocab,
         max_position_embeddings=2048,
