@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -17,6 +17,7 @@ SUMMARY = """Find out what post-training added to a language model, and what was
   unlatch vector     a steering vector for any model and concept, with its reliability
   unlatch steer      a prompt answered plain and steered, side by side
   unlatch replay     a run again, from its config
+  unlatch verify     does a model say the same however it is run? for one that you do not know
 
 `unlatch COMMAND --help` lists a command's settings."""
 
@@ -101,12 +102,37 @@ def replay(
     return replay(run, place.out, device=place.device, ray=place.ray)
 
 
+def verify(
+    model: Annotated[str, tyro.conf.Positional],
+    device: str | None = None,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+) -> None:
+    """Does a model say the same however it is run? Exits 2 where it does not, with what failed.
+
+    Sites that add up, cached and not, batched and alone, padded and not, edited under a cache and in
+    one pass, receipts, sampling, transformers' own generate: each with the largest difference found.
+
+    Args:
+        model: Hub id, local folder, .gguf file, or the bundled smollm2-135m-instruct.
+        device: Device of the model, e.g. cpu or cuda:0, or auto to spread it; default: a GPU if there is one.
+        dtype: auto is the checkpoint's own.
+    """
+    from rich.console import Console
+
+    from analyses.verify import show, verify
+
+    result = verify(model, device=device, dtype=dtype)
+    show(result, Console())
+    result.require()
+
+
 COMMANDS: dict[str, Callable[..., Path | None]] = {
     "demo": demo,
     "verbosity": verbosity,
     "vector": vector,
     "steer": steer,
     "replay": replay,
+    "verify": verify,
 }
 
 

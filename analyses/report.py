@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from analyses.run_folder import write_text
+from hooks.files import write_text
 
 NAMES = {
     "plain": "unedited",

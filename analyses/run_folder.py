@@ -12,20 +12,19 @@ with the same bytes as one that was not. Chunks are cut before anything runs, an
 whole on disk is run again as a whole: the same rows always share a batch.
 """
 
-import errno
 import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from hooks.errors import RunError
+from hooks.files import HOLDER, LOCK, hold, let_go, write_json, writing
 from interp.steering_vector import SteeringVector, library_versions
 
 Status = Literal["new", "resumed", "complete"]
@@ -35,9 +34,6 @@ Key = tuple[str, str]
 
 FREE_BYTES = 64 * 1024 * 1024
 """Free disk space that a run asks for before it starts."""
-
-LOCK, HOLDER = ".lock", ".holder.json"
-"""Held while a run is written; and who holds it."""
 
 OWN = {LOCK, HOLDER, f"{HOLDER}.part", "config.json.part"}
 """What a run that was killed as it began may leave."""
@@ -61,8 +57,7 @@ class RunFolder:
         return self
 
     def __exit__(self, *_raised: object) -> None:
-        (self.path / HOLDER).unlink(missing_ok=True)
-        self._lock.release()
+        let_go(self.path, self._lock)
 
     @staticmethod
     def open(path: Path, command: str, config: Any) -> "RunFolder":
@@ -79,11 +74,11 @@ class RunFolder:
                 raise RunError(
                     f"{path} is not empty and holds no run. Pass another --out; nothing in it was touched."
                 )
-            lock = _locked(path)
+            lock = hold(path)
             try:
                 return RunFolder(path, _status(path, wanted), lock)
             except BaseException:
-                lock.release()
+                let_go(path, lock)
                 raise
 
     def _read(self) -> None:
@@ -137,24 +132,6 @@ class RunFolder:
         return write_json(self.path / name, value)
 
 
-def _locked(path: Path) -> FileLock:
-    """The lock of a run folder, with a note of who holds it; refused while another process does."""
-    lock = FileLock(path / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        try:
-            holder = json.loads((path / HOLDER).read_text())
-            who = f"process {holder['pid']} on {holder['host']}"
-        except (OSError, ValueError):
-            who = "another process"
-        raise RunError(
-            f"{path} is being written by {who}. Wait for it, or pass another --out; nothing was touched."
-        ) from None
-    write_json(path / HOLDER, {"pid": os.getpid(), "host": platform.node()})
-    return lock
-
-
 def _status(path: Path, wanted: Mapping[str, Any]) -> Status:
     """Whether the run is new, and then begun, or its config is on disk already."""
     if (free := shutil.disk_usage(path).free) < FREE_BYTES:
@@ -172,37 +149,6 @@ def _status(path: Path, wanted: Mapping[str, Any]) -> Status:
             "yourself; `unlatch replay` runs its own settings again."
         )
     return "complete" if (path / "results.json").exists() else "resumed"
-
-
-def write_json(path: Path, value: Any) -> Path:
-    """Write JSON that is the same, byte for byte, for the same value; NaN is refused."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return write_text(path, text)
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write one text file, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    with writing(path):
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    return path
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write into an error that says what is safe and what to do."""
-    try:
-        yield
-    except RunError:
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunError(
-                f"The disk is full: {path} could not be written. Everything written before is whole; "
-                "free some space and give the same command again to go on from there."
-            ) from error
-        raise RunError(f"Cannot write {path}: {error.strerror}. Pass another --out.") from error
 
 
 def environment(**facts: Any) -> dict[str, Any]:

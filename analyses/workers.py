@@ -7,6 +7,7 @@ for the rounding of another machine's arithmetic.
 
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from hooks.errors import InputError, RunError
 Records = list[dict[str, Any]]
 Progress = Callable[[int], None]
 """Told of tokens as they are made."""
+
+SECONDS_TO_ANSWER = 10
+"""A cluster whose address does not answer within this is not there."""
 
 
 @runtime_checkable
@@ -162,12 +166,15 @@ def _connected(address: str) -> Any:
         import ray
     except ImportError:
         raise InputError("--ray needs Ray, which is not installed: pip install 'unlatch[ray]'.") from None
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
+        if port.isdecimal():  # Ray itself would try for a minute
+            socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
         ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"No Ray cluster at {address}: {reason} Start one with `ray start --head`, and pass the "
+            f"No Ray cluster at {address}: {reason}. Start one with `ray start --head`, and pass the "
             "address that it prints."
         ) from error
     return ray

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import capture, curves, decoding, extraction, generation, patching, startup, sweep
+from benchmarks import capture, cluster, curves, decoding, extraction, generation, patching, startup, sweep
 from benchmarks.record import Record
 from benchmarks.result import Result, as_text
 from hooks import LanguageModel, load
@@ -32,9 +32,19 @@ BENCHMARKS: Mapping[str, Callable[..., Result]] = {
     "patching": patching.run,
     "decoding": decoding.run,
     "curves": curves.run,
+    "cluster": cluster.run,
     "startup": startup.run,
 }
-LIBRARIES = ("torch", "transformers", "numpy", "transformer-lens", "steering-vectors", "nnsight", "unlatch")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "numpy",
+    "transformer-lens",
+    "steering-vectors",
+    "nnsight",
+    "ray",
+    "unlatch",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

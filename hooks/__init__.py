@@ -12,3 +12,4 @@ from hooks.load import adopt as adopt
 from hooks.load import load as load
 from hooks.sites import Site as Site
 from hooks.sweep import sweep as sweep
+from hooks.verify import verify as verify

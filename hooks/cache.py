@@ -74,12 +74,10 @@ class PackedCache(Cache):
         Raises:
             ModelRefusedError: if the model keeps anything but keys and values of its tokens.
         """
-        kinds = {type(layer) for layer in DynamicCache(config=config).layers}
-        if unknown := kinds - {DynamicLayer, DynamicSlidingWindowLayer}:
+        if unknown := other_states(config):
             raise ModelRefusedError(
-                f"A {config.model_type} model keeps {', '.join(sorted(k.__name__ for k in unknown))} as it "
-                "decodes; rows can be packed only over keys and values. `inject` works around "
-                "`model.generate`."
+                f"A {config.model_type} model keeps {unknown} as it decodes; rows can be packed only over "
+                "keys and values. `inject` works around `model.generate`."
             )
         n_layers = int(config.get_text_config(decoder=True).num_hidden_layers)
         self.max_rows, self.columns = max_rows, longest + max(16, int(longest * SLACK))
@@ -135,10 +133,38 @@ class PackedCache(Cache):
             yield from layer.buffers
 
 
-def prefixes_of(cache: DynamicCache, lengths: Sequence[int]) -> list[Prefix]:
-    """The keys and values of each row of a left-padded batch, without its padding."""
+def other_states(config: PreTrainedConfig) -> str:
+    """What a model keeps beside keys and values of its tokens, by name; empty for most."""
+    kinds = {type(layer) for layer in DynamicCache(config=config).layers}
+    return ", ".join(sorted(k.__name__ for k in kinds - {DynamicLayer, DynamicSlidingWindowLayer}))
+
+
+def has_window(config: PreTrainedConfig) -> bool:
+    """Whether some layer attends to the last few columns only."""
+    return any(isinstance(layer, DynamicSlidingWindowLayer) for layer in DynamicCache(config=config).layers)
+
+
+def started(shared: Prefix, rows: int) -> DynamicCache:
+    """A cache of ``rows`` rows that all begin with ``shared``, every layer whole."""
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(shared):
+        cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
+    return cache
+
+
+def prefixes_of(cache: DynamicCache, lengths: Sequence[int], *, shared: int = 0) -> list[Prefix]:
+    """The keys and values of each row of a left-padded batch, without its padding.
+
+    Args:
+        shared: Columns before the padding, which all rows have.
+    """
     layers = [(keys, values) for keys, values, _ in cache]
+
+    def kept(states: Tensor, row: int, length: int) -> Tensor:
+        own = states[row, :, states.shape[2] - (length - shared) :]
+        return torch.cat([states[row, :, :shared], own], dim=1) if shared else own
+
     return [
-        [(keys[row, :, -length:], values[row, :, -length:]) for keys, values in layers]
+        [(kept(keys, row, length), kept(values, row, length)) for keys, values in layers]
         for row, length in enumerate(lengths)
     ]

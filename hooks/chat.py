@@ -121,7 +121,12 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase, configured: int | Sequence[int]
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": marker}]
         text = str(tokenizer.apply_chat_template(turns, tokenize=False))
         after = tokenizer(text.rpartition(marker)[2], add_special_tokens=False).input_ids
-        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        special.update(tokenizer.all_special_ids)
+        special = special_ids(tokenizer)
         ids.update([int(i) for i in after if int(i) in special][:1])
     return ids
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids of the tokens that stand for no text: begin, end, padding, turns."""
+    added = {int(i) for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | {int(i) for i in tokenizer.all_special_ids}

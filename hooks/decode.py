@@ -1,14 +1,16 @@
 """The decoding loop: rows share prefills, run together, leave when they end, and others take their place.
 
-The tokens of a row but the last are its prefix. Rows with the same prefix, and the same edits of it,
-share one prefill, which computes no logits; from its last given token on, a row is one row of each
-step. Which rows run together changes what each of them gets by rounding only.
+The tokens of a row but the last are its prefix. Rows with the same prefix, and the same edits of it, share
+one prefill, which computes no logits; first tokens that all prefixes share are run once; from its last
+given token on, a row is one row of each step. Which rows run together changes what each of them gets by
+rounding only.
 """
 
 import gc
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 import torch
@@ -16,10 +18,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from hooks.cache import PackedCache, Prefix, prefixes_of
+from hooks.cache import PackedCache, Prefix, has_window, prefixes_of, started
 from hooks.inject import open_injections
 from hooks.language_model import LanguageModel
-from hooks.rows import Row, batches_of, free_bytes
+from hooks.rows import Row, batches_of, free_bytes, pad_left
 from hooks.sampling import Sampling
 
 MAX_ROWS = 256
@@ -28,6 +30,10 @@ MAX_ROWS = 256
 
 ENTER_SHARE = 1 / 8
 """Rows enter once they can be this share of the batch: the prefill of a few costs about a step."""
+
+SHARED_SHARE = 1 / 4
+"""First tokens that all prompts share are run once if that saves so large a share of the prefill: it is
+one pass more."""
 
 Finish = Literal["stop", "length", "nan"]
 
@@ -194,6 +200,8 @@ class Decoder:
             injection.tracker.register(firsts, rows)
         marks = [injection.mark() for injection in self._injections]
         filling = [group for group in groups if group.prefix]
+        n = self._shared_start(filling)
+        shared = self._start(filling, n)
         batches = batches_of(
             [Row(group.prefix, len(group.prefix)) for group in filling],
             pad_id=self._lm.pad_id,
@@ -201,20 +209,63 @@ class Decoder:
             devices=self._lm.devices,
             row_bytes=self._lm.token_bytes(cached=True),
         )
-        for batch in batches:
-            here = [filling[place] for place in batch.row.tolist()]
+        own = [Row(group.prefix[n:], len(group.prefix) - n) for group in filling]
+        for planned in batches:
+            places = planned.row.tolist()
+            batch = pad_left(own, places, pad_id=self._lm.pad_id, device=self._lm.device)
+            here = [filling[place] for place in places]
             number = torch.tensor([group.numbers[0] for group in here], device=self._lm.device)
             for injection in self._injections:
                 injection.tracker.resume(number)
-            cache = DynamicCache()  # every layer whole
-            self._lm.model.base_model(**batch.inputs, past_key_values=cache, use_cache=True)
-            filled = prefixes_of(cache, [len(group.prefix) for group in here])
+            cache = started(shared, len(here))
+            self._lm.model.base_model(
+                input_ids=batch.input_ids,
+                attention_mask=torch.nn.functional.pad(batch.attention_mask, (n, 0), value=1),
+                position_ids=batch.position_ids + n,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            filled = prefixes_of(cache, [len(group.prefix) for group in here], shared=n)
             for group, prefix in zip(here, filled, strict=True):
                 group.filled = prefix
         for group in groups:
             group.filled = group.filled or ()
             for injection, mark in zip(self._injections, marks, strict=True):
                 injection.share(group.numbers, since=mark)
+
+    def _shared_start(self, groups: Sequence[_Group]) -> int:
+        """How many first tokens these prefixes share, as few-shot prompts do; 0 where it would not pay.
+
+        Not with a sliding window, which counts columns: the padding lies between the shared tokens and a
+        row's own. Nor where an edit touches them, which may differ from row to row.
+        """
+        if len(groups) < 2 or has_window(self._lm.model.config):
+            return 0
+        shortest, longest = min(g.prefix for g in groups), max(g.prefix for g in groups)
+        alike = takewhile(lambda pair: pair[0] == pair[1], zip(shortest, longest, strict=False))
+        n = min(sum(1 for _ in alike), min(len(g.prefix) for g in groups) - 1)
+        saved = n * (len(groups) - 1)
+        if saved < SHARED_SHARE * sum(len(g.prefix) for g in groups):
+            return 0
+        for group in groups:
+            number = group.numbers[0]
+            if any(injection.touches(number, self._rows[number], n) for injection in self._injections):
+                return 0
+        return n
+
+    def _start(self, groups: Sequence[_Group], n: int) -> Prefix:
+        """Run the ``n`` tokens that all these prefixes begin with, once."""
+        if not n:
+            return ()
+        first, *others = (group.numbers[0] for group in groups)
+        for injection in self._injections:
+            injection.tracker.resume(torch.tensor([first], device=self._lm.device))
+        tokens = torch.tensor([groups[0].prefix[:n]], device=self._lm.device)
+        cache = DynamicCache()  # every layer whole
+        self._lm.model.base_model(input_ids=tokens, past_key_values=cache, use_cache=True)
+        for injection in self._injections:
+            injection.tracker.inherit(first, others)
+        return prefixes_of(cache, [n])[0]
 
     def _fresh(self, numbers: Sequence[int]) -> _Running:
         """Rows that have a cached prefix and have made no token."""

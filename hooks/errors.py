@@ -29,6 +29,10 @@ class VectorError(UnlatchError, ValueError):
     """A vector is degenerate, damaged, or was made for another model."""
 
 
+class ShardError(UnlatchError, OSError):
+    """A shard of activations is missing or damaged, or its folder holds something else."""
+
+
 class ReceiptError(UnlatchError, AssertionError):
     """What was written into the model is not what was expected."""
 

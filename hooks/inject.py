@@ -60,7 +60,7 @@ class Injection:
         self._lists = None if all(isinstance(e, Edit) for e in edits) else len(edits)
         texts = {text for groups in self._groups.values() for g in groups for text in g.positions.texts}
         self.tracker = Tracker(texts, lambda ids: str(lm.tokenizer.decode(list(ids))))
-        self._touches: dict[Hashable, bool] = {}
+        self._touched: dict[Hashable, bool] = {}
         self._frame: Frame | None = None
         self._selected: dict[Positions, Tensor] = {}
         self._places: dict[int, tuple[Tensor, Tensor] | None] = {}
@@ -96,22 +96,28 @@ class Injection:
 
     def edits_of_prefix(self, number: int, row: Row) -> Hashable:
         """What this injection does to the tokens of row ``number`` but the last: equal keys, equal edits."""
-        edits: Sequence[Any] = self._edits if self._lists is None else self._edits[number]  # type: ignore[assignment]
         return tuple(
             (id(edit), number if edit.positions.by_row else None)
-            for edit in edits
-            if self._touches_prefix(edit.positions, number, row)
+            for edit in self._edits_of(number)
+            if self._touches(edit.positions, number, row, len(row.tokens) - 1)
         )
 
-    def _touches_prefix(self, positions: Positions, number: int, row: Row) -> bool:
-        key = row, positions, number if positions.by_row else None
-        if key not in self._touches:
+    def touches(self, number: int, row: Row, n: int) -> bool:
+        """Whether an edit of row ``number`` selects any of its first ``n`` tokens."""
+        return any(self._touches(edit.positions, number, row, n) for edit in self._edits_of(number))
+
+    def _edits_of(self, number: int) -> Sequence[Any]:
+        return self._edits if self._lists is None else self._edits[number]  # type: ignore[return-value]
+
+    def _touches(self, positions: Positions, number: int, row: Row, n: int) -> bool:
+        key = row, positions, n, number if positions.by_row else None
+        if key not in self._touched:
             tracker = Tracker(positions.texts, lambda ids: str(self._lm.tokenizer.decode(list(ids))))
             tracker.register([number], [row])
             tracker.resume(torch.tensor([number]))
-            prefix = torch.tensor([row.tokens[:-1]], dtype=torch.long)
-            self._touches[key] = bool(prefix.numel() and positions.select(tracker.frame((prefix,), {})).any())
-        return self._touches[key]
+            start = torch.tensor([row.tokens[:n]], dtype=torch.long)
+            self._touched[key] = bool(start.numel() and positions.select(tracker.frame((start,), {})).any())
+        return self._touched[key]
 
     def mark(self) -> int:
         """A point in time, for :meth:`share`."""

@@ -89,12 +89,23 @@ class LanguageModel:
         An estimate from the config: a block's widest working tensors, counted with room to spare.
         """
         config = self.model.config.get_text_config()
+        d_mlp = int(getattr(config, "intermediate_size", None) or 4 * self.d_model)
+        numbers = 6 * self.d_model + 3 * d_mlp + captured * self.d_model
+        return numbers * self.dtype.itemsize + (self.cache_bytes(self.n_layers) if cached else 0)
+
+    def cache_bytes(self, n_layers: int) -> int:
+        """Bytes that one token of one row takes in the KV cache of the first ``n_layers`` layers."""
+        config = self.model.config.get_text_config()
         heads = int(config.num_attention_heads)
         kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
         d_head = int(getattr(config, "head_dim", None) or self.d_model // heads)
-        d_mlp = int(getattr(config, "intermediate_size", None) or 4 * self.d_model)
-        numbers = 6 * self.d_model + 3 * d_mlp + captured * self.d_model
-        if cached:
-            # a step copies the cache of one layer to grow it, and repeats it for grouped heads
-            numbers += 2 * (self.n_layers + 2) * kv_heads * d_head + 2 * heads * d_head
+        # a step copies the cache of one layer to grow it, and repeats it for grouped heads
+        numbers = 2 * (n_layers + 2) * kv_heads * d_head + 2 * heads * d_head
         return numbers * self.dtype.itemsize
+
+    def attention_bytes(self, keys: int) -> int:
+        """Bytes that one token takes as it attends to ``keys`` others: its mask, and scores that are kept."""
+        config = self.model.config.get_text_config()
+        eager = config._attn_implementation == "eager"
+        scores = int(config.num_attention_heads) * (2 * self.dtype.itemsize + 4) if eager else 0
+        return keys * (1 + self.dtype.itemsize + scores)

@@ -15,6 +15,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from hooks.anatomy import find_anatomy
+from hooks.compiled import compile_where_it_pays
 from hooks.errors import InputError, ModelNotFoundError
 from hooks.gguf import BUNDLED, as_folder, bundled_gguf
 from hooks.language_model import LanguageModel
@@ -33,6 +34,7 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
     check: bool = True,
+    compile: bool = False,
 ) -> LanguageModel:
     """Load a model and its tokenizer, find its sites, and check that they mean what they say.
 
@@ -48,6 +50,7 @@ def load(
         trust_remote_code: Run the model repository's own Python code. Leave it off unless you
             have read that code.
         check: Pass False for a model that is only to be looked at, by :func:`hooks.verify.verify`.
+        compile: Try torch.compile, and keep it where it pays: :func:`hooks.compiled.compile_where_it_pays`.
 
     Raises:
         InputError: if both a device and a device map are given.
@@ -77,7 +80,10 @@ def load(
             device = "cuda" if torch.cuda.is_available() else "cpu"
         model.to(device)  # type: ignore[arg-type]  # transformers' decorator loses the signature
     model.eval()
-    return adopt(model, tokenizer, name=str(name), check=check)
+    lm = adopt(model, tokenizer, name=str(name), check=check)
+    if compile:
+        compile_where_it_pays(lm)
+    return lm
 
 
 def adopt(

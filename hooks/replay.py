@@ -130,7 +130,8 @@ class Replay:
     @property
     def logits(self) -> Float[Tensor, "batch d_vocab"]:
         """The unedited next-token logits of each row."""
-        return unembed(self._lm, self._ended[:, -1:])[:, 0]
+        with torch.no_grad():
+            return unembed(self._lm, self._ended[:, -1:])[:, 0]
 
     @torch.no_grad()
     def run(self, variants: Sequence[Variant], read: Read) -> Replayed:

@@ -26,6 +26,12 @@ from hooks.sites import Site, SiteKind
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 """Largest difference allowed, as a share of the largest entry of the residual stream."""
 
+ADDS_UP = "resid_pre + attn_out + mlp_out = resid_post"
+HANDS_ON = "a block's output = the next one's input"
+THEIRS = "resid_post = the model's hidden_states"
+STILL = "a zero edit at every site = no edit"
+MOVES = "an edit of size one shows"
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -34,6 +40,13 @@ class Finding:
     what: str
     passed: bool
     difference: float
+    tolerance: float = 0.0
+    """What the difference is held against, in the same unit."""
+
+    claim: str = ""
+    """What should hold, in the same words for every layer."""
+
+    layer: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,11 +84,16 @@ def self_check(lm: LanguageModel) -> SelfCheck:
     still = [Add(site, vector, scale=0.0, positions=everything) for site in sites]
     with inject(lm, still):
         same = lm.model(**batch.inputs, use_cache=False).logits
-    findings.append(_finding("an edit of size zero changes the logits", same, out.logits, 0.0))
-    with inject(lm, [Add(Site(lm.n_layers // 2, "resid_post"), vector, positions=everything)]):
+    what = "an edit of size zero changes the logits"
+    findings.append(_finding(what, same, out.logits, 0.0, claim=STILL))
+    slope = torch.linspace(
+        -1, 1, lm.d_model, device=lm.device
+    )  # of mean zero, yet no layer norm takes it out
+    with inject(lm, [Add(Site(lm.n_layers // 2, "resid_post"), slope, positions=everything)]):
         moved = lm.model(**batch.inputs, use_cache=False).logits
     differs = float((moved - out.logits)[real].abs().max())
-    findings.append(Finding("an edit in the middle changes nothing", differs > 0, differs))
+    what = "an edit in the middle changes nothing"
+    findings.append(Finding(what, differs > 0, differs, claim=MOVES))
     return SelfCheck(lm.name, tuple(findings))
 
 
@@ -89,15 +107,19 @@ def _sums(
             for kind in ("resid_pre", "attn_out", "mlp_out", "resid_post")
         )
         what = f"blocks.{layer}: resid_pre + attn_out + mlp_out is not resid_post"
-        yield _finding(what, pre + attn + mlp, post, tolerance)
+        yield _finding(what, pre + attn + mlp, post, tolerance, claim=ADDS_UP, layer=layer)
         if layer + 1 < lm.n_layers:
             after = widened(acts[Site(layer + 1, "resid_pre")].to(lm.device))[real]
-            yield _finding(f"blocks.{layer}: its output is not the next block's input", after, post, 0.0)
+            what = f"blocks.{layer}: its output is not the next block's input"
+            yield _finding(what, after, post, 0.0, claim=HANDS_ON, layer=layer)
             theirs = widened(hidden[layer + 1].to(lm.device))[real]
-            yield _finding(f"blocks.{layer}: resid_post is not hidden_states[{layer + 1}]", theirs, post, 0.0)
+            what = f"blocks.{layer}: resid_post is not hidden_states[{layer + 1}]"
+            yield _finding(what, theirs, post, 0.0, claim=THEIRS, layer=layer)
 
 
-def _finding(what: str, found: Tensor, expected: Tensor, tolerance: float) -> Finding:
+def _finding(
+    what: str, found: Tensor, expected: Tensor, tolerance: float, *, claim: str, layer: int | None = None
+) -> Finding:
     difference = float((found - expected).abs().max())
     limit = tolerance * float(expected.abs().max())
-    return Finding(what, bool(difference <= limit), difference)
+    return Finding(what, bool(difference <= limit), difference, limit, claim, layer)

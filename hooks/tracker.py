@@ -1,6 +1,7 @@
 """Follow the rows of a run through its forward passes, so that each knows its absolute positions."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -55,10 +56,15 @@ class Tracker:
                 found.pop(number, None)
 
     def copy(self, number: int, to: Sequence[int]) -> None:
-        """The rows ``to`` share all that row ``number`` has run so far."""
-        self.finish()
+        """The rows ``to`` are as row ``number`` is, and have run all that it has run so far."""
         for other in to:
             self.rows[other], self.given[other] = self.rows[number], self.given[number]
+        self.inherit(number, to)
+
+    def inherit(self, number: int, to: Sequence[int]) -> None:
+        """The rows ``to``, of lengths of their own, begin with all that row ``number`` has run so far."""
+        self.finish()
+        for other in to:
             self.seen[other], self._tokens[other] = self.seen[number], list(self._tokens[number])
             for found in self.found.values():
                 if number in found:
@@ -201,7 +207,8 @@ def _last_keys(cache: Any) -> Tensor | None:
 
 
 def frame_of(lm: LanguageModel, batch: Batch, texts: Iterable[str] = ()) -> Frame:
-    """The frame of a batch that runs in one pass."""
+    """The frame of a batch of a stream. That of a piece is cut from the frame of the whole."""
     tracker = Tracker(texts, lambda ids: str(lm.tokenizer.decode(list(ids))))
     tracker.begin(batch.row, batch.prompt_length)
-    return tracker.frame((), batch.inputs)
+    frame = tracker.frame((), batch.whole.inputs)
+    return replace(frame, position=frame.position[:, batch.columns])

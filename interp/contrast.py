@@ -302,11 +302,14 @@ def _moments(
     norms: dict[Site, list[np.ndarray]] = {site: [] for site in set(streams.values())}
     later, spread = np.zeros(n_reads), 0.0
     for batch, acts in stream(lm, rows, [*sites, *norms]):
-        weights, batch_spread, where, own = _weights(lm, batch, reads, shared[batch.row.cpu()])
-        spread += batch_spread
         numbers = batch.row.tolist()
         signs, relabelled = sign[numbers], (sign * relabel)[numbers]
-        later += (signs[:, None] * (weights[:, :n_reads] @ where[..., None])[..., 0].cpu()).sum(0).numpy()
+        if batch.start == 0:  # the weights of a row depend on all of it
+            whole, batch_spread, where, all_own = _weights(lm, batch.whole, reads, shared[batch.row.cpu()])
+            spread += batch_spread
+            means = whole[:, :n_reads] @ where[..., None]
+            later += (signs[:, None] * means[..., 0].cpu()).sum(0).numpy()
+        weights, own = whole[..., batch.columns], all_own[:, batch.columns]
         scale = torch.stack(
             [*[signs] * (n_reads + 1), torch.ones(len(signs)), *[relabelled] * n_reads], dim=1
         ).double()
@@ -317,7 +320,7 @@ def _moments(
             summed = torch.cat([pooled, pooled[:, :n_reads]], 1).double()
             total[site] += torch.einsum("br,brd->rd", scale, summed).numpy()
             for r, read in enumerate(reads):
-                held[site, read][pole, place] = pooled[here, r].numpy()
+                held[site, read][pole, place] += pooled[here, r].numpy()
         kept = torch.zeros(len(numbers), dtype=torch.bool, device=own.device)
         kept[here] = True
         for site, values in norms.items():

@@ -20,7 +20,6 @@ in which every generated token is edited: so the KL is measured, at held-out sta
 responses, and stands beside the bound.
 """
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,13 +29,13 @@ import torch
 from jaxtyping import Float, Float64
 from scipy.optimize import brentq
 from torch import Tensor
-from transformers import DynamicCache
 
 from hooks.edits import Edit, widened
 from hooks.errors import InputError
 from hooks.inject import inject
 from hooks.language_model import LanguageModel
-from hooks.positions import everything, generated
+from hooks.positions import generated, last
+from hooks.replay import Replay, Variant
 from hooks.rows import Batch, Row, batches_of, pad_left
 from hooks.tracker import frame_of
 from interp.steering_vector import SteeringVector
@@ -121,8 +120,8 @@ def kl_nats(
 class LastTokens:
     """The last token of many rows, to be run again and again under different edits of it.
 
-    All that came before is in a KV cache, computed once and unedited, so an evaluation costs one
-    token a row.
+    All that came before, and below the edit, is computed once and unedited, so an evaluation costs one
+    token a row from the edited block on.
     """
 
     @torch.no_grad()
@@ -130,39 +129,24 @@ class LastTokens:
         if not rows or any(len(row.tokens) < 2 for row in rows):
             raise InputError("States need one row or more, each of two tokens or more.")
         self.lm = lm
-        self._batch = pad_left(rows, range(len(rows)), pad_id=lm.pad_id, device=lm.device)
-        self._cache = DynamicCache(config=lm.model.config)
-        before = {name: value[:, :-1] for name, value in self._batch.inputs.items()}
-        lm.model.base_model(**before, past_key_values=self._cache, use_cache=True)
-        self.plain = self._run()
+        batch = pad_left(rows, range(len(rows)), pad_id=lm.pad_id, device=lm.device)
+        self.lm, self._n = lm, len(rows)
+        self._recorded = Replay(lm, batch, since=batch.input_ids.shape[1] - 1)
+        self.plain = widened(self._recorded.logits)
 
     def __len__(self) -> int:
-        return len(self._batch.row)
+        return self._n
 
-    def _run(self) -> Float[Tensor, "states d_vocab"]:
-        cache = copy.copy(self._cache)  # a pass makes new tensors of the cache; keep the old ones
-        cache.layers = [copy.copy(layer) for layer in self._cache.layers]
-        logits = self.lm.model(
-            input_ids=self._batch.input_ids[:, -1:],
-            attention_mask=self._batch.attention_mask,
-            position_ids=self._batch.position_ids[:, -1:],
-            past_key_values=cache,
-            use_cache=True,
-        ).logits
-        return widened(logits[:, -1])
-
-    @torch.no_grad()
     def logits(self, edits: Sequence[Edit]) -> Float[Tensor, "states d_vocab"]:
         """Next-token logits of every state, each with its own edit of the last token."""
-        with inject(self.lm, [[edit] for edit in edits]) as injection:
-            injection.tracker.begin(self._batch.row, self._batch.prompt_length)
-            return self._run()
+        variants = [Variant(place, (edit,)) for place, edit in enumerate(edits)]
+        return self._recorded.run(variants, lambda logits, _: widened(logits)).values
 
     def at_doses(
         self, vector: SteeringVector, layer: int, doses: Sequence[float]
     ) -> Float[Tensor, "states d_vocab"]:
         """Logits under one vector, at a dose of its own for each state."""
-        return self.logits([vector.at(layer, dose=float(dose), positions=everything) for dose in doses])
+        return self.logits([vector.at(layer, dose=float(dose), positions=last(1)) for dose in doses])
 
 
 def kl_cap(

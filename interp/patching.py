@@ -56,15 +56,16 @@ class Patching:
     @property
     def usable(self) -> Bool[np.ndarray, " pairs"]:
         """Pairs whose two runs differ enough for a ratio."""
-        gap = self.source.logit_difference - self.base.logit_difference
-        return np.array(abs(gap) >= SMALLEST_GAP, dtype=bool)
+        far: np.ndarray = np.abs(self.source.logit_difference - self.base.logit_difference) >= SMALLEST_GAP
+        return far
 
     @property
     def recovery(self) -> Float[np.ndarray, "pairs sites"]:
         """Normalised recovery; NaN for a pair that is not usable."""
         base = self.base.logit_difference[:, None]
         gap = np.where(self.usable, self.source.logit_difference - base[:, 0], np.nan)
-        return (self.patched.logit_difference - base) / gap[:, None]
+        share: np.ndarray = (self.patched.logit_difference - base) / gap[:, None]
+        return share
 
     def __repr__(self) -> str:
         n, of = int(self.usable.sum()), len(self.usable)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hooks.edits import Add
 from hooks.errors import InputError, VectorError
+from hooks.files import whole
 from hooks.language_model import LanguageModel
 from hooks.positions import Positions, generated
 from hooks.sites import Site, SiteKind
@@ -289,9 +290,8 @@ class SteeringVector:
         metadata = {name: json.dumps(value) for name, value in facts.items()}
         metadata["checksum"] = _checksum(tensors, metadata)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(to_bytes(tensors, metadata=metadata))
-        part.replace(path)
+        with whole(path) as part:
+            part.write_bytes(to_bytes(tensors, metadata=metadata))
         return path
 
     def _facts(self) -> dict[str, Any]:

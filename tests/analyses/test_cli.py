@@ -6,10 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analyses import cli, vector
 from analyses.configs import VectorConfig
@@ -101,6 +104,35 @@ def test_steer_refuses_a_vector_of_another_model_unless_told(
     assert cli.main(call) == 2
     assert "was made for" in capsys.readouterr().err
     assert cli.main([*call, "--any-model", "True"]) == 0
+
+
+def test_verify_shows_every_check_and_exits_0_where_all_pass(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main(["verify", str(folder), "--dtype", "float32", "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{folder} in float32: 20 of 20 checks pass" in " ".join(shown.split())
+    assert shown.count("pass  ") == 20
+    assert "FAIL" not in shown
+
+
+def test_verify_exits_2_on_a_model_that_fails_with_the_table_and_what_failed(
+    model_of: Callable[..., PreTrainedModel],
+    tokenizer_with: Callable[..., PreTrainedTokenizerBase],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    """A model that ``load`` refuses, and whose batches are not numbers."""
+    model = model_of("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[0, 0] = float("nan")
+    model.save_pretrained(tmp_path)
+    tokenizer_with().save_pretrained(tmp_path)
+    assert cli.main(["verify", str(tmp_path)]) == 2
+    shown = capsys.readouterr()
+    assert shown.out.count("FAIL") > 10
+    assert "Not so: one pass = the same again" in shown.err
+    assert "Traceback" not in shown.err
 
 
 def test_ctrl_c_exits_130_with_a_folder_that_goes_on(folder: Path, tmp_path: Path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from analyses import run_folder
-from analyses.run_folder import RunFolder, write_json
+from analyses.run_folder import RunFolder
 from hooks.errors import RunError
 
 
@@ -165,9 +165,3 @@ def test_a_path_below_a_file_is_refused_with_its_reason(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"Cannot write .*: Not a directory"):
         RunFolder.open(tmp_path / "file" / "r", "demo", Settings())
-
-
-def test_nan_never_reaches_a_file(tmp_path: Path):
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(tmp_path / "x.json", {"x": float("nan")})
-    assert not (tmp_path / "x.json").exists()

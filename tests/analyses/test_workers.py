@@ -151,9 +151,8 @@ def test_workers_share_the_tasks_and_raise_what_a_task_raises(cluster, config: V
         RayWorkers(address, other)
 
 
-def test_an_address_where_nothing_answers_is_refused(llama, monkeypatch: pytest.MonkeyPatch):
+def test_an_address_where_nothing_answers_is_refused(llama):
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'unlatch[ray]'")
-    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "1")
     with pytest.raises(InputError, match=r"No Ray cluster at 127\.0\.0\.2:"):
         RayWorkers(f"{HEAD}:{free_port(HEAD)}", llama)
 

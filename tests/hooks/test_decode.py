@@ -12,7 +12,7 @@ from hooks.edits import Add, Patch
 from hooks.errors import ModelRefusedError
 from hooks.generate import generate_rows
 from hooks.inject import inject
-from hooks.positions import everything, generated, mask, prompt, step
+from hooks.positions import after, everything, generated, mask, prompt, step
 from hooks.rows import Row
 from hooks.sampling import Sampling
 from hooks.sites import Site
@@ -47,6 +47,40 @@ def same(one, other):
 
 
 # --- shared prefills
+
+
+@pytest.fixture(scope="module")
+def few_shot(rows):
+    """Six prompts that begin with the same 11 tokens and go on with 1 to 6 of their own."""
+    start, pool = rows[2].tokens[:11], [t for row in rows for t in row.tokens]
+    return [Row((*start, *pool[3 * i : 4 * i + 1]), 12 + i) for i in range(6)]
+
+
+@pytest.mark.parametrize("positions", [None, generated, everything, "after"], ids=str)
+def test_prompts_that_begin_alike_get_what_each_gets_alone(lm, few_shot, vector, positions):
+    if positions == "after":  # a text within the shared tokens
+        positions = after(str(lm.tokenizer.decode(few_shot[0].tokens[5:6])))
+    edits = [] if positions is None else [Add(Site(1, "resid_post"), vector, positions=positions)]
+    made = generate_rows(lm, few_shot, edits=edits, max_new_tokens=6, logprobs=True)
+    for number, row in enumerate(few_shot):
+        (alone,) = generate_rows(lm, [row], edits=edits, max_new_tokens=6, logprobs=True)
+        assert made[number].tokens == alone.tokens
+        assert made[number].logprobs == pytest.approx(alone.logprobs, abs=2e-3)
+    for number, row in enumerate(few_shot):
+        assert made.receipt.seen[number] == len(row.tokens) + len(made[number].tokens) - 1
+        assert made.receipt.prompt_length[number] == row.prompt_length
+
+
+def test_first_tokens_that_all_prompts_share_run_once(llama, few_shot, vector):
+    own = sum(len(row.tokens) - 1 for row in few_shot)
+    late, early = (Add(Site(1, "resid_post"), vector, positions=p) for p in (generated, everything))
+    shared = 10  # the shortest prefix is the shared tokens less one, and keeps a token of its own
+    for edits, expected in (([late], own - 5 * shared), ([early], own), ([[late]] * 5 + [[early]], own)):
+        with shapes(llama) as seen:
+            generate_rows(llama, few_shot, edits=edits, max_new_tokens=1)
+        padded = sum(rows * tokens for rows, tokens in seen[:-1])
+        assert padded >= expected
+        assert (seen[0] == (1, shared)) == (expected < own), "the start ran once, unless an edit touches it"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooks.errors import InputError
-from hooks.rows import MAX_ROWS, Row, batches_of, pad_left, plan
+from hooks.rows import MAX_ROWS, Row, batches_of, pad_left, plan, windows
 
 CPU = torch.device("cpu")
 
@@ -61,6 +61,36 @@ def test_by_default_a_batch_has_no_more_rows_than_the_measured_best():
     rows = [Row((1,), 1)] * (MAX_ROWS + 3)
     sizes = [len(b.row) for b in batches_of(rows, pad_id=0, device=CPU, row_bytes=1)]
     assert sizes == [MAX_ROWS, 3]
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=4), st.integers(1, 25))
+def test_the_pieces_of_a_batch_are_its_columns_in_order_as_even_as_can_be(lengths, size):
+    rows = [Row(tuple(range(100 * i, 100 * i + n)), 1) for i, n in enumerate(lengths)]
+    batch = pad_left(rows, range(len(rows)), pad_id=7, device=CPU)
+    width = max(lengths)
+    pieces = list(batch.pieces(size))
+    sizes = [piece.input_ids.shape[1] for piece in pieces]
+    assert len(sizes) == -(-width // size)
+    assert max(sizes) <= size
+    assert max(sizes) - min(sizes) <= 1
+    assert [piece.start for piece in pieces] == [sum(sizes[:n]) for n in range(len(sizes))]
+    for name in ("input_ids", "attention_mask", "position_ids"):
+        whole = getattr(batch, name)
+        assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces], 1), whole)
+        assert all(torch.equal(getattr(p, name), whole[:, p.columns]) for p in pieces)
+    for piece in pieces:
+        assert piece.whole is batch
+        assert piece.inputs["attention_mask"].shape[1] == piece.columns.stop, (
+            "a pass with a cache sees the past"
+        )
+
+
+@given(st.integers(0, 9), st.integers(1, 4))
+def test_windows_hold_every_item_once(n, size):
+    found = list(windows(iter(range(n)), size))
+    assert [item for _, window in found for item in window] == list(range(n))
+    assert all(len(window) == size for _, window in found[:-1])
+    assert all(window[0] == start for start, window in found)
 
 
 @pytest.mark.parametrize(("tokens", "prompt_length"), [((), 0), ((1, 2), 0), ((1, 2), 3), ((1,), -1)])

@@ -275,9 +275,9 @@ def test_the_length_controls_equal_a_loop_over_single_texts(tiny):
 # --- invariance
 
 
-def assert_same(left, right):
+def assert_same(left, right, *, atol=1e-5):
     for layer in left.layers:
-        torch.testing.assert_close(left.vectors[layer], right.vectors[layer], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(left.vectors[layer], right.vectors[layer], rtol=1e-4, atol=atol)
         assert left.resid_norm[layer] == pytest.approx(right.resid_norm[layer], rel=1e-5)
         assert left.length_control[layer] == pytest.approx(right.length_control[layer], abs=1e-4)
         ours, theirs = (v.reliability[layer].as_dict() for v in (left, right))
@@ -290,6 +290,20 @@ def test_the_batch_does_not_matter(lm, monkeypatch, max_rows):
     together = contrast(lm, PAIRS, n_null=3)
     monkeypatch.setattr(module, "stream", partial(stream, max_rows=max_rows))
     assert_same(together, contrast(lm, PAIRS, n_null=3))
+
+
+@pytest.mark.parametrize(("piece", "same"), [(5, False), (1000, True)])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "phi"])
+def test_rows_that_run_in_pieces_do_not_matter(tiny, monkeypatch, family, piece, same):
+    """And those that fit give the same bits."""
+    lm = tiny(family)
+    reads = (response, last(1), after("."))
+    whole = contrasts(lm, PAIRS, reads=reads, n_null=3)
+    monkeypatch.setattr(module, "stream", partial(stream, piece=piece))
+    for recipe, cut in contrasts(lm, PAIRS, reads=reads, n_null=3).items():
+        assert_same(whole[recipe], cut, atol=1e-4)
+        bits = [torch.equal(cut.vectors[layer], whole[recipe].vectors[layer]) for layer in cut.layers]
+        assert all(bits) == same, "nothing was cut" if all(bits) else "a row that fits was changed"
 
 
 def test_a_recipe_does_not_depend_on_what_else_is_made_in_the_same_pass(llama):
