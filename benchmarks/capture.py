@@ -18,7 +18,7 @@ from hooks.rows import Batch, batches_of
 class Size:
     """How much is run."""
 
-    rows: int = 24
+    rows: int = 16
     rows_of_a_batch: int = 8
     repeats: int = 5
 

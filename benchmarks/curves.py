@@ -38,7 +38,7 @@ class Size:
     """How much is run."""
 
     tokens: tuple[int, ...] = (16, 64, 256, 1024)
-    rows: tuple[int, ...] = (1, 4, 16, 64)
+    rows: tuple[int, ...] = (1, 4, 16, 32)
     layers: int = 4
     """So many numbers of layers, from one to all."""
 
@@ -56,7 +56,7 @@ STEPS, PLANS = 8, 4
 def run(lm: LanguageModel, *, quick: bool = False) -> Result:
     """Medians of a few runs; between the points of a line nothing else runs."""
     size = QUICK if quick else Size()
-    base = Work(rows=4, tokens=16 if quick else 64, layers=1)
+    base = Work(rows=4, tokens=16 if quick else 64, layers=lm.n_layers // 2)
     counts = sorted({round(lm.n_layers ** (i / (size.layers - 1))) for i in range(size.layers)})
     curves = [
         _curve(
@@ -69,8 +69,8 @@ def run(lm: LanguageModel, *, quick: bool = False) -> Result:
     ]
     models = [made_up(lm, d_model, n_layers) for d_model, n_layers in size.shapes]
     by_size = sorted((*models, lm), key=operations)
-    whole = [(operations(model) / 2e6, model, replace(base, layers=model.n_layers)) for model in by_size]
-    x = f"million weights a token ({base.rows} rows, {base.tokens} tokens, all layers)"
+    whole = [(operations(model) / 2e6, model, replace(base, layers=model.n_layers // 2)) for model in by_size]
+    x = f"million weights a token ({base.rows} rows, {base.tokens} tokens, half the layers)"
     curves.append(_curve("Cost against model size", x, whole, size.repeats))
     return Result(curves=tuple(curves))
 
@@ -81,7 +81,7 @@ def made_up(lm: LanguageModel, d_model: int, n_layers: int) -> LanguageModel:
         hidden_size=d_model,
         num_hidden_layers=n_layers,
         num_attention_heads=d_model // 64,
-        num_key_value_heads=max(1, d_model // 192),
+        num_key_value_heads=max(1, d_model // 256),
         intermediate_size=8 * d_model // 3 // 8 * 8,
         vocab_size=lm.d_vocab,
         max_position_embeddings=2048,

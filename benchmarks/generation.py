@@ -15,9 +15,9 @@ from hooks import LanguageModel
 class Size:
     """How much is run."""
 
-    prompts: int = 16
+    prompts: int = 8
     new_tokens: int = 24
-    repeats: int = 7
+    repeats: int = 5
 
 
 QUICK = Size(prompts=2, new_tokens=4, repeats=1)

@@ -46,7 +46,7 @@ class Size:
     """How much is run."""
 
     pairs: int = 64
-    layers: int = 10
+    layers: int = 8
     """So many of them, evenly spread: all, five times in every library, would take half an hour."""
 
     repeats: int = 5

@@ -366,8 +366,8 @@ lm = adopt(model, AutoTokenizer.from_pretrained(name))
 The residual stream is whole in every process, so sites, edits and receipts mean what they mean on one GPU,
 and every process computes the same. This was run with two processes on a CPU and a tiny Llama, whose steered
 tokens equalled those of one process; on GPUs it was not. The fingerprint of weights that are shared out
-cannot be computed yet, so a vector is made, saved and checked with `device_map="auto"`; `capture`, `inject` and
-`generate` need none.
+cannot be computed yet, so a vector is made, saved and checked with `device_map="auto"`; `capture`,
+`inject` and `generate` need none.
 
 Copies of the model, each with its own share of a run's work:
 

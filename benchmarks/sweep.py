@@ -50,7 +50,7 @@ class Size:
 
     prompts: tuple[Prompts, ...] = (
         Prompts(4, 8.0, packed=120, looped=12, peers=2, rounds=2),
-        Prompts(16, 4.0, packed=30, looped=8, peers=0),
+        Prompts(16, 4.0, packed=30, looped=6, peers=0),
     )
 
 

@@ -28,11 +28,12 @@ def pairs(rows):
 
 
 def test_the_plain_loop_and_ours_make_the_same_tokens_with_the_vector_and_without(llama, equal_rows, vector):
-    plain = steered.plain(llama, whole_batch(llama, equal_rows), 6)
-    ours = steered.ours(llama, equal_rows, 6)
+    plain = steered.plain(llama, whole_batch(llama, equal_rows), 12)
+    ours = steered.ours(llama, equal_rows, 12)
     unsteered = plain(1, None)
     assert ours(1, None) == unsteered
-    assert ours(1, vector) == plain(1, vector)
+    for layer, scale in ((0, 0.5), (0, 1.0), (1, 1.0), (1, 3.0)):
+        assert ours(layer, scale * vector) == plain(layer, scale * vector)
     assert plain(1, vector) != unsteered
     assert plain(1, None) == unsteered  # its hook is gone
 
