@@ -350,11 +350,11 @@ def test_a_folder_of_another_model_or_other_sites_is_not_continued(llama, half, 
     [
         lambda texts: ["another", *texts[1:]],
         lambda texts: texts[:-15] + texts[-14:],
-        lambda texts: texts[:20] + ["another"] + texts[21:],
+        lambda texts: [*texts[:20], "another", *texts[21:]],
         lambda texts: texts[:4],
         lambda texts: texts[:16],
         lambda texts: texts[:20],
-        lambda texts: [],
+        lambda _texts: [],
     ],
 )
 def test_other_rows_are_not_taken_for_the_ones_that_were_done(llama, half, change):
@@ -363,7 +363,7 @@ def test_other_rows_are_not_taken_for_the_ones_that_were_done(llama, half, chang
     assert index["further"]
     before = content(half)
     with pytest.raises(
-        ShardError, match="The rows that .* was written from are not those that are given now: 16"
+        ShardError, match=r"The rows that .* was written from are not those that are given now: 16"
     ):
         write(llama, half, change(list(corpus())))
     assert content(half) == before
@@ -453,7 +453,7 @@ def test_a_shard_that_goes_missing_while_it_is_read_is_named(copy):
 def test_an_index_that_is_damaged_is_refused(copy, old, new):
     file = copy / "index.json"
     file.write_text(file.read_text().replace(old, new))
-    with pytest.raises(ShardError, match="index.json is (damaged|not of the format)"):
+    with pytest.raises(ShardError, match=r"index.json is (damaged|not of the format)"):
         ActivationShards.open(copy)
 
 
