@@ -19,7 +19,7 @@ from hooks.taps import Tap, deepest, tapped
 
 Activations = dict[Site, Float[Tensor, "batch pos d_model"]]
 
-SCORES = 2**27
+SCORES = 2**26
 """Bytes that the masks, and scores that are kept, of one piece may take: they grow with what went before."""
 
 FEWEST = 16

@@ -339,10 +339,16 @@ def test_every_piece_stops_at_the_last_site_and_no_block_sees_more_than_a_piece(
     assert ran == [(0, 4), (1, 4), (0, 4), (1, 4), (0, 5), (1, 5)]
 
 
-def test_edits_of_a_stream_are_the_same_in_pieces(lm, rows, vector):
-    """Positions from either end, edits that differ by row, and batches sorted out of the rows' order."""
+@pytest.mark.parametrize(
+    ("site", "read"),
+    [(Site(1, "resid_post"), Site(2, "resid_post")), (Site(0, "resid_pre"), Site(0, "resid_pre"))],
+)
+def test_edits_of_a_stream_are_the_same_in_pieces(lm, rows, vector, site, read):
+    """Positions from either end, edits that differ by row, and batches sorted out of the rows' order.
+
+    Before the first attention nothing is cached, by which a pass would know how much came before it.
+    """
     texts = [Row(row.tokens, 3) for row in rows]
-    site, read = Site(1, "resid_post"), Site(2, "resid_post")
     edits = [[Add(site, vector * (n + 1), positions=last(2) | response)] if n != 1 else [] for n in range(4)]
 
     def run(**options):
