@@ -517,21 +517,26 @@ def test_a_reader_holds_no_more_than_it_mixes(llama, tmp_path, monkeypatch):
         tensors = [o for o in gc.get_objects() if type(o) is torch.Tensor]
         return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
+    original, held = ActivationShards._buffer, []
+
+    def made(*args):
+        buffer = original(*args)
+        held.append(alive() - before)
+        return buffer
+
+    monkeypatch.setattr(ActivationShards, "_buffer", made)
     gc.collect()
-    before, most = alive(), 0
+    before = alive()
     for number, batch in enumerate(shards.batches(20, site=POST, mix=64)):
         if number % 9 == 0:
-            most = max(most, alive() - before - batch.nbytes)
-    assert 0 < most <= (64 + 20 + 8) * 32 * 4
+            held.append(alive() - before - batch.nbytes)
+        del batch
+    assert 64 * 32 * 4 <= max(held) <= (64 + 20 + 8) * 32 * 4
 
 
-def test_a_batch_is_the_callers_own(whole):
-    """Writing to one changes nothing that comes later."""
-    for batch, again in zip(
-        whole.batches(7, site=POST, mix=10**6), whole.batches(7, site=POST, mix=10**6), strict=True
-    ):
-        assert torch.equal(batch, again)
-        batch.zero_()
+def test_a_batch_that_is_kept_keeps_no_more_than_itself(whole):
+    for batch in whole.batches(7, site=POST, mix=64):
+        assert batch.untyped_storage().nbytes() == batch.nbytes
 
 
 def test_a_site_is_named_where_there_are_several(whole, llama, tmp_path):
