@@ -151,7 +151,8 @@ def matched(
     unknown = sorted(set(matched_in) - set(COVARIATES))
     if unknown or not matched_in:
         raise InputError(
-            f"matched_in={tuple(matched_in)} was asked for; one or more of {', '.join(COVARIATES)} would do."
+            f"matched_in={tuple(matched_in)} was asked for. "
+            f"One or more of {', '.join(COVARIATES)} would work."
         )
     pools = [filtered.of("knowledge"), filtered.of("reasoning")]
     if min(map(len, pools)) < least:

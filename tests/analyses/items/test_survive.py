@@ -15,7 +15,7 @@ from hooks.language_model import LanguageModel
 from hooks.load import adopt
 from hooks.rows import Row
 
-WORDS = ("<pad>", *"abcdefghij", *"ABCDEFGHIJ", "ask", "two words", "NaN")
+WORDS = ("E", *"abcdefghij", *"ABCDFGHIJ", "ask", "<pad>")
 SCALE = 3.0
 
 
@@ -33,7 +33,7 @@ def model_that_says(next_word: Mapping[str, str]) -> LanguageModel:
         num_hidden_layers=1,
         num_attention_heads=2,
         tie_word_embeddings=False,
-        pad_token_id=0,
+        pad_token_id=WORDS.index("<pad>"),
     )
     model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
@@ -116,8 +116,10 @@ def test_the_partners_answer_need_not_be_right_where_that_is_not_asked():
 
 
 def test_a_model_that_says_nothing_finite_answers_nothing_right():
+    """E is token 0, which is the largest of logits that are all NaN."""
     lm = model_that_says({"a": "A", "b": "NaN"})
     found = survive(lm, [asks("b", "E", "a"), asks("a", "A", "b")])
+    assert WORDS.index("E") == 0
     assert not found.survivors
     assert [e.reason for e in found.exclusions] == ["answered wrong", "partner answered wrong"]
 
