@@ -141,14 +141,23 @@ def test_workers_share_the_tasks_and_raise_what_a_task_raises(cluster, config: V
     assert sum(told) == 16
     with pytest.raises(InputError, match="-1 times is none"):
         list(workers.map([Layers(-1)], told.append))
+    ray = sys.modules["ray"]
     for actor in workers.actors:
-        sys.modules["ray"].kill(actor)
+        ray.kill(actor)
+        with pytest.raises(ray.exceptions.RayActorError):
+            ask_until_dead(ray, actor)
     with pytest.raises(RunError, match="Every Ray worker was lost"):
         list(workers.map([Layers(1)], told.append))
     other = replace(lm)
     vars(other)["fingerprint"] = "another"
     with pytest.raises(RunError, match="Give every node the same file"):
         RayWorkers(address, other)
+
+
+def ask_until_dead(ray, actor) -> None:
+    """A killed actor may answer for a moment."""
+    while True:
+        ray.get(actor.fingerprint.remote())
 
 
 def test_an_address_where_nothing_answers_is_refused(llama):
