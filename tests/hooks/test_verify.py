@@ -257,7 +257,7 @@ def test_numbers_that_are_none_fail_and_do_not_end_the_checks(plain):
     assert failures(plain)[DECODED] == "row 0: its logits are not numbers"
 
 
-@pytest.mark.parametrize("what", [TWICE, HOOKS])
+@pytest.mark.parametrize("what", [AFTER, HOOKS])
 def test_what_is_left_on_the_model_is_seen(plain, what):
     """A weight that moves, and a hook that is added, when everything else has been checked."""
 
