@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from analyses.run_folder import write_json, write_text
 from benchmarks.page import render
 from benchmarks.result import Result
 from hooks.errors import RunError
+from hooks.files import write_json, write_text
 
 
 class Record:
