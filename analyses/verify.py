@@ -25,7 +25,8 @@ def verify(model: str, *, device: str | None = None, dtype: str = "auto") -> Ver
 
 def show(result: Verification, console: Console) -> None:
     """Print the checks as a table, as plain text whatever they contain."""
-    table = Table(title=Text(result.title), title_justify="left", box=None, padding=(0, 2, 0, 0))
+    console.print(Text(result.title, style="bold"), soft_wrap=True)
+    table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column()
     table.add_column("check", min_width=36)
     table.add_column("off by", justify="right")

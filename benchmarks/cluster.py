@@ -18,10 +18,10 @@ from hooks import LanguageModel
 class Size:
     """How much is run."""
 
-    tasks: int = 8
+    tasks: int = 4
     rows: int = 32
     new_tokens: int = 32
-    repeats: int = 5
+    repeats: int = 3
 
 
 QUICK = Size(tasks=2, rows=2, new_tokens=4, repeats=1)

@@ -19,6 +19,9 @@ from hooks.taps import Tap, deepest, tapped
 
 Activations = dict[Site, Float[Tensor, "batch pos d_model"]]
 
+SCORES = 2**26
+"""Bytes that the masks, and scores that are kept, of one piece may take: they grow with what went before."""
+
 FEWEST = 16
 """Columns of a piece, however little memory is free: below it the weights are read for almost nothing."""
 
@@ -85,7 +88,7 @@ def run_to(
 def run_pieces(
     lm: LanguageModel, batch: Batch, sites: Sequence[Site], *, size: int
 ) -> Iterator[tuple[Batch, Activations]]:
-    """The activations of one batch, ``size`` columns at a time; only keys and values grow with its width.
+    """The activations of one batch, up to ``size`` columns at a time; keys and values alone grow with it.
 
     h_t depends on what came before t through keys and values alone, so the pieces hold what one pass
     would, but for rounding. Layers with a sliding window keep theirs whole too: the window is in the
@@ -102,8 +105,10 @@ def run_pieces(
             f"A {lm.model.config.model_type} model keeps {unknown} from token to token, so a batch of "
             f"{batch.input_ids.shape[1]} columns cannot be run in pieces of {size}. Pass a larger `piece`."
         )
+    n_rows, width = batch.input_ids.shape
+    attended = SCORES // (n_rows * lm.attention_bytes(width))
     cache = DynamicCache()  # every layer whole
-    for piece in batch.pieces(size):
+    for piece in batch.pieces(min(size, max(FEWEST, attended))):
         yield piece, run_to(lm, piece, sites, cache=cache)
 
 

@@ -4,7 +4,8 @@ The reference is the plainest way to run a model: one row, without padding and w
 pass, edited by a tap at columns that are counted here. All else is held against it along one fixed
 text, so rounding that lets two nearly equal tokens change places fails nothing.
 
-Not seen: what only long texts do (a sliding window of thousands of tokens), beam search, training.
+Not seen: what only long texts do (a sliding window of thousands of tokens), beam search, training; nor, in
+half precision, a fault that moves the logits no more than its rounding does: verify in float32 as well.
 """
 
 import math
@@ -127,8 +128,8 @@ def verify(
 ) -> Verification:
     """Check all that this toolkit relies on, on a model loaded with ``check=False`` or in use.
 
-    A check in which the model raises, or is refused, fails with the error's first line. Takes about a
-    hundred and thirty passes over a few rows.
+    A check in which the model raises, or is refused, fails with the error's first line. Takes some
+    hundred and forty passes over a few rows.
 
     Args:
         prompts: Two or more of different lengths; rendered through the chat template where there is one.

@@ -154,6 +154,7 @@ def _settings(
         "max_tokens": max_tokens,
         "max_rows": MAX_ROWS,
         "piece": min(PIECE, max_tokens),
+        "attention": str(lm.model.config._attn_implementation),
         "window": WINDOW,
     }
 

@@ -42,15 +42,14 @@ _STRATUM: dict[Strata, Callable[[Item], str]] = {
 COVARIATES: dict[str, Callable[[Survivor], float]] = {
     "prompt_tokens": lambda s: float(len(s.pair)),
     "logp": lambda s: s.logp,
-}
-"""What the families are matched in."""
-
-WATCHED: dict[str, Callable[[Survivor], float]] = {
     "corrupted_logp": lambda s: s.corrupted_logp,
     "subject_tokens": lambda s: float(s.pair.subject[1] - s.pair.subject[0]),
     "subject_to_end": lambda s: float(len(s.pair) - s.pair.subject[1]),
 }
-"""What they are not matched in, but is reported."""
+"""What the balance of the families is reported in; logp in nats, the others in tokens."""
+
+MATCHED_IN = ("prompt_tokens", "logp")
+"""The covariates that pairs must be alike in."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,7 @@ def two_families(
     reasoning: int = REASONING,
     partners: int = PARTNERS,
     both: bool = True,
+    matched_in: Sequence[str] = MATCHED_IN,
     caliper: float = CALIPER,
     least: int = LEAST,
     most: int | None = None,
@@ -113,6 +113,7 @@ def two_families(
         per_kind: Facts to ask of each table; None asks all.
         reasoning: Reasoning items to ask.
         partners, both: As in :func:`survive`.
+        matched_in, caliper: As in :func:`matched`.
         least: Matched items of each family that are needed.
         most: Keep only so many of the closest pairs.
 
@@ -123,12 +124,13 @@ def two_families(
     items = knowledge_items([*tables(), *relations], seed=seed, per_kind=per_kind)
     items += reasoning_items(reasoning, seed=seed)
     filtered = survive(lm, items, seed=seed, partners=partners, both=both)
-    return matched(filtered, caliper=caliper, least=least, most=most, model=lm.name)
+    return matched(filtered, matched_in=matched_in, caliper=caliper, least=least, most=most, model=lm.name)
 
 
 def matched(
     filtered: Filtered,
     *,
+    matched_in: Sequence[str] = MATCHED_IN,
     caliper: float = CALIPER,
     least: int = LEAST,
     most: int | None = None,
@@ -136,23 +138,36 @@ def matched(
 ) -> Survivors:
     """Pair off the survivors within the answer's type; more coarsely where that leaves too few.
 
+    Args:
+        matched_in: Names of ``COVARIATES`` that the two of a pair must be alike in.
+        caliper: How far apart they may be in each, in standard deviations.
+        least, most: Fewest and most pairs; of more, the closest are kept.
+        model: What to call the model in an error.
+
     Raises:
-        InputError: if fewer than ``least`` survive in a family, or can be matched.
+        InputError: if fewer than ``least`` survive in a family, or can be matched, or a covariate
+            is unknown.
     """
+    unknown = sorted(set(matched_in) - set(COVARIATES))
+    if unknown or not matched_in:
+        raise InputError(
+            f"matched_in={tuple(matched_in)} was asked for. "
+            f"One or more of {', '.join(COVARIATES)} would work."
+        )
     pools = [filtered.of("knowledge"), filtered.of("reasoning")]
     if min(map(len, pools)) < least:
         raise InputError(_not_enough(filtered, least, model))
-    a, b = (_values(pool, COVARIATES) for pool in pools)
+    a, b = (_values(pool, matched_in) for pool in pools)
     for strata, stratum in _STRATUM.items():
         labels = [[stratum(survivor.item) for survivor in pool] for pool in pools]
         pairs = match(a, b, labels[0], labels[1], caliper=caliper)[:most]
         if len(pairs) >= least:
-            return _survivors(filtered, pools, pairs, strata)
+            return _survivors(filtered, pools, pairs, strata, matched_in)
     raise InputError(
-        f"Only {len(pairs)} knowledge and reasoning items of {model} are alike in prompt length and "
-        f"confidence within {caliper} standard deviations, and {least} of each are needed: not "
-        f"enough for a verdict. {len(pools[0])} knowledge and {len(pools[1])} reasoning items "
-        "survived the filter. More items or a wider caliper would work."
+        f"Only {len(pairs)} knowledge and reasoning items of {model} are alike in {' and '.join(matched_in)} "
+        f"within {caliper} standard deviations, and {least} of each are needed: not enough for a "
+        f"verdict. {len(pools[0])} knowledge and {len(pools[1])} reasoning items survived the filter. "
+        "More items or a wider caliper would work."
     )
 
 
@@ -161,19 +176,20 @@ def _survivors(
     pools: Sequence[Sequence[Survivor]],
     pairs: Int[np.ndarray, "pairs 2"],
     strata: Strata,
+    matched_in: Sequence[str],
 ) -> Survivors:
     knowledge, reasoning = (
         tuple(pool[i] for i in side) for pool, side in zip(pools, pairs.T.tolist(), strict=True)
     )
     balance: list[Balance] = []
-    for name, value in {**COVARIATES, **WATCHED}.items():
-        before = [_values(pool, {name: value}) for pool in pools]
-        after = [_values(side, {name: value}) for side in (knowledge, reasoning)]
+    for name in COVARIATES:
+        before = [_values(pool, [name]) for pool in pools]
+        after = [_values(side, [name]) for side in (knowledge, reasoning)]
         scale = spread(before[0], before[1])
         balance.append(
             Balance(
                 covariate=name,
-                matched=name in COVARIATES,
+                matched=name in matched_in,
                 knowledge_mean=float(after[0].mean()),
                 reasoning_mean=float(after[1].mean()),
                 before=float(standardised_difference(before[0], before[1], scale)[0]),
@@ -183,10 +199,8 @@ def _survivors(
     return Survivors(knowledge, reasoning, filtered, strata, tuple(balance))
 
 
-def _values(
-    survivors: Sequence[Survivor], covariates: dict[str, Callable[[Survivor], float]]
-) -> Float[np.ndarray, "n k"]:
-    return np.array([[value(survivor) for value in covariates.values()] for survivor in survivors])
+def _values(survivors: Sequence[Survivor], covariates: Sequence[str]) -> Float[np.ndarray, "n k"]:
+    return np.array([[COVARIATES[name](survivor) for name in covariates] for survivor in survivors])
 
 
 def _not_enough(filtered: Filtered, least: int, model: str) -> str:

@@ -2,7 +2,7 @@
 
 An item survives if the answer is the model's first choice for the next token, after its own prompt
 and after that of a partner. Of a kind that is answered right no more often than a guesser among the
-candidates would, no item survives: those that are right are lucky.
+candidates would be, no item survives: those that are right are lucky.
 """
 
 from collections import Counter
@@ -146,18 +146,20 @@ def survive(
 def guessed_kinds(
     outcomes: Sequence[tuple[Item, bool]], *, both: bool = True, level: float = GUESS_LEVEL
 ) -> list[tuple[Family, str]]:
-    """Kinds that are answered right no more often than a guesser among ``choices`` would.
+    """Kinds that are answered right no more often than a guesser among ``choices`` would be.
 
     The guesser is right on an item with probability 1/c, for c choices, and on an item and its
     partner with 1/c². One-sided binomial test of the number of right ones against the mean of these.
 
     Args:
         outcomes: Each item that was asked, and whether it (and its first partner) was answered right.
+            One without choices, of whose guesser nothing is known, has no say.
     """
     by_kind: dict[tuple[Family, str], list[tuple[float, bool]]] = {}
     for item, won in outcomes:
-        rate = item.guess_rate**2 if both else item.guess_rate
-        by_kind.setdefault((item.family, item.kind), []).append((rate, won))
+        if item.choices:
+            rate = item.guess_rate**2 if both else item.guess_rate
+            by_kind.setdefault((item.family, item.kind), []).append((rate, won))
     return [
         kind
         for kind, asked in by_kind.items()

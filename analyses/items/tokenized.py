@@ -42,6 +42,16 @@ class TokenizedItem:
     subject: tuple[int, int]
     """First position of the subject, and the one after its last."""
 
+    def fits(self, other: "TokenizedItem") -> bool:
+        """Whether the two differ in their subjects alone, position by position, and in their answers."""
+        start, stop = self.subject
+        return (
+            self.subject == other.subject
+            and self.prompt[:start] == other.prompt[:start]
+            and self.prompt[stop:] == other.prompt[stop:]
+            and self.answer != other.answer
+        )
+
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, item: Item) -> TokenizedItem | Obstacle:
     """The item's tokens, with the model's own special tokens before them and no chat template.
@@ -92,8 +102,7 @@ def pairs_of(
 ) -> list[ItemPair] | Obstacle:
     """The item with up to ``most`` partners, drawn by the seed from those that fit.
 
-    A partner fits if its prompt has as many tokens, its subject stands at the same positions, and
-    all other tokens are the same.
+    A partner fits if its subject stands at the same positions and all other tokens are the same.
     """
     clean = tokenize(tokenizer, item)
     if isinstance(clean, str):
@@ -105,7 +114,7 @@ def pairs_of(
         if len(_whole(tokenizer, partner)) != len(clean.prompt) + 1:
             continue  # the cheap test first: most partners fail it
         corrupted = tokenize(tokenizer, partner)
-        if isinstance(corrupted, str) or not _fit(clean, corrupted):
+        if isinstance(corrupted, str) or not clean.fits(corrupted):
             continue
         rows = [Row(t.prompt, len(t.prompt)) for t in (clean, corrupted)]
         pair = PromptPair(rows[0], rows[1], clean.answer, corrupted.answer, clean.subject)
@@ -113,13 +122,3 @@ def pairs_of(
         if len(found) == most:
             break
     return found or "no partner of equal length"
-
-
-def _fit(clean: TokenizedItem, corrupted: TokenizedItem) -> bool:
-    start, stop = clean.subject
-    return (
-        clean.subject == corrupted.subject
-        and clean.answer != corrupted.answer
-        and clean.prompt[:start] == corrupted.prompt[:start]
-        and clean.prompt[stop:] == corrupted.prompt[stop:]
-    )

@@ -1,5 +1,7 @@
 """What is recorded is what the model computed there: its own hidden states, and parts that add up."""
 
+import sys
+
 import pytest
 import torch
 
@@ -283,10 +285,13 @@ def test_rows_that_fit_are_one_piece_bit_for_bit(lm, rows):
     assert all(torch.equal(acts[site], alone[site]) for site in sites)
 
 
-SELECTIONS = "all, prompt, last_prompt, generated, response, think, answer, step(2), steps(1, 5), first(3)"
+SELECTIONS = [
+    "all", "prompt", "last_prompt", "generated", "response", "think", "answer", "step(2)", "steps(1, 5)",
+    "first(3)", "last(2)", 'after("in")', "answer - last(4)",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*SELECTIONS.split(", ", 9), "last(2)", 'after("in")', "answer - last(4)"])
+@pytest.mark.parametrize("name", SELECTIONS)
 @pytest.mark.parametrize("size", [1, 3, 7])
 def test_a_selection_over_pieces_is_that_over_the_whole(llama, name, size):
     positions = parse_positions(name)
@@ -334,10 +339,16 @@ def test_every_piece_stops_at_the_last_site_and_no_block_sees_more_than_a_piece(
     assert ran == [(0, 4), (1, 4), (0, 4), (1, 4), (0, 5), (1, 5)]
 
 
-def test_edits_of_a_stream_are_the_same_in_pieces(lm, rows, vector):
-    """Positions from either end, edits that differ by row, and batches sorted out of the rows' order."""
+@pytest.mark.parametrize(
+    ("site", "read"),
+    [(Site(1, "resid_post"), Site(2, "resid_post")), (Site(0, "resid_pre"), Site(0, "resid_pre"))],
+)
+def test_edits_of_a_stream_are_the_same_in_pieces(lm, rows, vector, site, read):
+    """Positions from either end, edits that differ by row, and batches sorted out of the rows' order.
+
+    Before the first attention nothing is cached, by which a pass would know how much came before it.
+    """
     texts = [Row(row.tokens, 3) for row in rows]
-    site, read = Site(1, "resid_post"), Site(2, "resid_post")
     edits = [[Add(site, vector * (n + 1), positions=last(2) | response)] if n != 1 else [] for n in range(4)]
 
     def run(**options):
@@ -386,6 +397,14 @@ def test_where_memory_is_short_the_pieces_are_smaller(llama, monkeypatch):
     assert sizes == [40, 40, 40, 40]
 
 
+def test_pieces_are_narrower_where_so_much_came_before_that_masks_would_grow(llama, monkeypatch):
+    row = Row(tuple(torch.randint(6, 100, (160,), generator=torch.Generator().manual_seed(0)).tolist()), 1)
+    monkeypatch.setattr(sys.modules["hooks.capture"], "SCORES", 20 * llama.attention_bytes(160))
+    sizes = [b.input_ids.shape[1] for b, _ in stream(llama, [row], [Site(0, "mlp_out")], piece=100)]
+    assert sizes == [20] * 8
+    assert len(list(stream(llama, [row], [Site(0, "mlp_out")], piece=160))) == 1, "one pass is as it was"
+
+
 def test_rows_of_a_window_are_sorted_together_and_numbered_on(llama, rows):
     drawn = []
 
@@ -402,7 +421,7 @@ def test_rows_of_a_window_are_sorted_together_and_numbered_on(llama, rows):
 
 
 def test_a_model_that_keeps_more_than_keys_and_values_is_not_cut(llama, batch, monkeypatch):
-    monkeypatch.setattr("hooks.capture.other_states", lambda _config: "MambaLayer")
+    monkeypatch.setattr(sys.modules["hooks.capture"], "other_states", lambda _config: "MambaLayer")
     with pytest.raises(ModelRefusedError, match="keeps MambaLayer from token to token, so a batch of 13 col"):
         list(run_pieces(llama, batch, [Site(0, "mlp_out")], size=5))
     assert len(list(run_pieces(llama, batch, [Site(0, "mlp_out")], size=13))) == 1

@@ -350,11 +350,11 @@ def test_a_folder_of_another_model_or_other_sites_is_not_continued(llama, half, 
     [
         lambda texts: ["another", *texts[1:]],
         lambda texts: texts[:-15] + texts[-14:],
-        lambda texts: texts[:20] + ["another"] + texts[21:],
+        lambda texts: [*texts[:20], "another", *texts[21:]],
         lambda texts: texts[:4],
         lambda texts: texts[:16],
         lambda texts: texts[:20],
-        lambda texts: [],
+        lambda _texts: [],
     ],
 )
 def test_other_rows_are_not_taken_for_the_ones_that_were_done(llama, half, change):
@@ -363,7 +363,7 @@ def test_other_rows_are_not_taken_for_the_ones_that_were_done(llama, half, chang
     assert index["further"]
     before = content(half)
     with pytest.raises(
-        ShardError, match="The rows that .* was written from are not those that are given now: 16"
+        ShardError, match=r"The rows that .* was written from are not those that are given now: 16"
     ):
         write(llama, half, change(list(corpus())))
     assert content(half) == before
@@ -453,7 +453,7 @@ def test_a_shard_that_goes_missing_while_it_is_read_is_named(copy):
 def test_an_index_that_is_damaged_is_refused(copy, old, new):
     file = copy / "index.json"
     file.write_text(file.read_text().replace(old, new))
-    with pytest.raises(ShardError, match="index.json is (damaged|not of the format)"):
+    with pytest.raises(ShardError, match=r"index.json is (damaged|not of the format)"):
         ActivationShards.open(copy)
 
 
@@ -508,7 +508,7 @@ def test_a_batch_mixes_vectors_of_many_shards(whole, monkeypatch):
 
 
 def test_a_reader_holds_no_more_than_it_mixes(llama, tmp_path, monkeypatch):
-    """All tensors that are alive whenever a batch is given, beside the batch itself."""
+    """All tensors that are alive whenever one more lot of vectors has been read and shuffled."""
     monkeypatch.setattr(module, "BLOCK", 8)
     shards = write(llama, tmp_path / "s", corpus(120), tokens_per_shard=200, max_tokens=512)
     assert len(shards) > 800
@@ -517,21 +517,24 @@ def test_a_reader_holds_no_more_than_it_mixes(llama, tmp_path, monkeypatch):
         tensors = [o for o in gc.get_objects() if type(o) is torch.Tensor]
         return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
+    original, held = ActivationShards._buffer, []
+
+    def made(*args):
+        buffer = original(*args)
+        held.append(alive() - before)
+        return buffer
+
+    monkeypatch.setattr(ActivationShards, "_buffer", made)
     gc.collect()
-    before, most = alive(), 0
-    for number, batch in enumerate(shards.batches(20, site=POST, mix=64)):
-        if number % 9 == 0:
-            most = max(most, alive() - before - batch.nbytes)
-    assert 0 < most <= (64 + 20 + 8) * 32 * 4
+    before = alive()
+    for batch in shards.batches(20, site=POST, mix=64):
+        del batch  # the caller's, which is not counted
+    assert 64 * 32 * 4 <= max(held) <= (64 + 20 + 8) * 32 * 4
 
 
-def test_a_batch_is_the_callers_own(whole):
-    """Writing to one changes nothing that comes later."""
-    for batch, again in zip(
-        whole.batches(7, site=POST, mix=10**6), whole.batches(7, site=POST, mix=10**6), strict=True
-    ):
-        assert torch.equal(batch, again)
-        batch.zero_()
+def test_a_batch_that_is_kept_keeps_no_more_than_itself(whole):
+    for batch in whole.batches(7, site=POST, mix=64):
+        assert batch.untyped_storage().nbytes() == batch.nbytes
 
 
 def test_a_site_is_named_where_there_are_several(whole, llama, tmp_path):

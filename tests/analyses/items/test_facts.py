@@ -194,5 +194,5 @@ def test_what_is_no_table_is_refused(tmp_path: Path, text: str, said: str):
 
 
 def test_a_table_that_is_not_there_is_refused(tmp_path: Path):
-    with pytest.raises(InputError, match="There is no file .*none.json"):
+    with pytest.raises(InputError, match=r"There is no file .*none\.json"):
         read_table(tmp_path / "none.json")

@@ -102,7 +102,7 @@ def test_the_difference_is_in_standard_deviations():
 
 def test_what_cannot_be_matched_is_refused():
     a, b = planted()
-    with pytest.raises(InputError, match="caliper=0.0 .* a positive number"):
+    with pytest.raises(InputError, match=r"caliper=0.0 .* a positive number"):
         match(a, b, one(120), one(200), caliper=0.0)
     a[0, 0] = np.nan
     with pytest.raises(InputError, match="not finite"):

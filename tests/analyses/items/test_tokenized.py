@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import pytest
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer, models
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from analyses.items.facts import knowledge_items
 from analyses.items.item import Item
 from analyses.items.reasoning import reasoning_items
-from analyses.items.tokenized import pairs_of, tokenize
+from analyses.items.tokenized import TokenizedItem, pairs_of, tokenize
 
 
 @pytest.fixture(params=["tiny", "bundled"])
@@ -91,6 +93,28 @@ def test_where_it_is_not_it_is_the_answers(smollm2):
     assert (found.subject, smollm2.tokenizer.decode([found.answer])) == ((3, 4), " Paris")
 
 
+def test_a_space_before_the_subject_is_not_the_subjects(tokenizer: PreTrainedTokenizerBase):
+    found = tokenize(tokenizer, item("4 + ", "3", " =", "7"))
+    assert not isinstance(found, str)
+    start, stop = found.subject
+    assert tokenizer.decode(list(found.prompt[start:stop])) == "3"
+
+
+@pytest.mark.parametrize(
+    ("other", "fits"),
+    [
+        (TokenizedItem((1, 9, 3), 8, (1, 2)), True),
+        (TokenizedItem((1, 9, 4), 8, (1, 2)), False),
+        (TokenizedItem((0, 9, 3), 8, (1, 2)), False),
+        (TokenizedItem((1, 9, 3), 7, (1, 2)), False),
+        (TokenizedItem((1, 9, 3), 8, (0, 2)), False),
+        (TokenizedItem((1, 9, 9, 3), 8, (1, 3)), False),
+    ],
+)
+def test_a_partner_fits_if_all_but_subject_and_answer_is_the_same(other: TokenizedItem, fits: bool):
+    assert TokenizedItem((1, 2, 3), 7, (1, 2)).fits(other) == fits
+
+
 def test_an_answer_of_several_tokens_is_named(tokenizer: PreTrainedTokenizerBase):
     assert tokenize(tokenizer, item("The capital of ", "Mali", " is", "Bamako")) == "multi-token answer"
     assert pairs_of(tokenizer, item("", "8", " + 4 =", "12", ("1", "5"))) == "multi-token answer"
@@ -112,12 +136,13 @@ def test_a_subject_that_is_part_of_a_token_is_named(smollm2):
     assert found == "subject not found in the tokens"
 
 
-def test_a_prompt_that_an_answer_would_change_is_named(tokenizer_with):
-    """The tiny tokenizer joins a space and "the": a prompt that the answer runs on from is another."""
-    found = tokenize(tokenizer_with(), item("", "x", " = y\n", "the"))
-    assert found in ("answer does not continue the prompt", "multi-token answer") or not isinstance(
-        found, str
+def test_an_answer_that_changes_the_tokens_of_the_prompt_is_named():
+    """Without words, a tokenizer may join the prompt's last letter, the space and the answer."""
+    core = Tokenizer(
+        models.BPE({c: i for i, c in enumerate(["x", "=", " ", "7", "= ", "= 7"])}, [("=", " "), ("= ", "7")])
     )
+    joined = PreTrainedTokenizerFast(tokenizer_object=core)
+    assert tokenize(joined, item("", "x", "=", "7")) == "answer does not continue the prompt"
 
 
 def test_the_seed_chooses_the_partner(smollm2):
@@ -130,8 +155,6 @@ def test_the_seed_chooses_the_partner(smollm2):
 
 
 def test_a_tokenizer_that_begins_with_a_token_of_its_own_keeps_it(tokenizer_with):
-    from tokenizers.processors import TemplateProcessing
-
     tokenizer = tokenizer_with()
     plain = tokenize(tokenizer, item("", "3", " + 4 =", "7"))
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
