@@ -83,24 +83,19 @@ class Replay:
         self._lm, self._batch, self._since = lm, batch, since
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self._prefix: DynamicCache | None = None
-        before, after = (_columns(batch, part) for part in (slice(0, since), slice(since, None)))
+        cache: Cache | None = None
         if since:
             self._prefix = DynamicCache()  # every layer whole
-            lm.model.base_model(**before, past_key_values=self._prefix, use_cache=True)
-        given: Any = after
-        if since:  # the pass appends to its cache; what is kept must stay as it is
-            given = {
-                **after,
-                "attention_mask": batch.attention_mask,
-                "past_key_values": _Prefix(self._prefix),
-            }
+            lm.model.base_model(**batch.cut(0, since).inputs, past_key_values=self._prefix, use_cache=True)
+            cache = _Prefix(self._prefix)  # a pass appends to its cache; what is kept must stay as it is
+        after = batch.cut(since, batch.input_ids.shape[1])
         last = Site(lm.n_layers - 1, "resid_post")
         with ExitStack() as stack:
             for block in lm.anatomy.blocks:
                 handle = block.module.register_forward_pre_hook(self._record, with_kwargs=True)
                 stack.callback(handle.remove)
             acts = stack.enter_context(capture(lm, [last]))
-            lm.model.base_model(**given, use_cache=bool(since))
+            lm.model.base_model(**after.inputs, past_key_values=cache, use_cache=cache is not None)
         self._ended = acts[last]
         self._check()
 
@@ -151,8 +146,9 @@ class Replay:
         order = sorted(range(len(variants)), key=lambda number: enters[number])
         ended, values = [], []
         with tapped(self._lm.anatomy, injection.taps):
-            for start in range(0, len(order), self._max_rows):
-                numbers = order[start : start + self._max_rows]
+            most = self._max_rows  # asked once: the free memory changes as the waves run
+            for start in range(0, len(order), most):
+                numbers = order[start : start + most]
                 ended.append(_Wave(self, injection, full, variants, enters).run(numbers)[:, -1:])
         step = max(1, free_bytes(self._lm.device) // (self._lm.d_vocab * 16))
         last = torch.cat(ended)
@@ -313,7 +309,3 @@ class _PrefixLayer(DynamicLayer):
         if self._places is not None:
             kept = kept[self._places.to(kept.device)]
         return torch.cat([kept, new], dim=-2)
-
-
-def _columns(batch: Batch, part: slice) -> dict[str, Tensor]:
-    return {name: value[:, part] for name, value in batch.inputs.items()}

@@ -192,3 +192,12 @@ def test_what_cannot_be_replayed_is_refused(llama, batch, vector):
             Replay(llama, batch)
         with torch.no_grad():
             llama.model(**batch.inputs)
+
+
+def test_memory_that_changes_between_waves_loses_no_variant(llama, batch, vector, monkeypatch):
+    variants = variants_of(llama, vector, everything)
+    recorded = Replay(llama, batch)
+    expected = recorded.run(variants, whole).values
+    room = iter([3, 2, 1, 5, *[2] * 99])
+    monkeypatch.setattr(Replay, "_max_rows", property(lambda _: next(room)))
+    torch.testing.assert_close(recorded.run(variants, whole).values, expected, atol=1e-5, rtol=1e-5)
