@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hooks.capture import stream
 from hooks.edits import widened
 from hooks.errors import InputError
 from hooks.language_model import LanguageModel
@@ -27,7 +26,7 @@ from hooks.positions import Positions
 from hooks.rows import Row
 from hooks.sites import Site
 from hooks.unembed import unembed
-from interp.token_activations import checked, last_token, take, token_of
+from interp.token_activations import checked, last_token, taken
 
 MAX_LOGITS = 2**25
 """Logits made at once: 128 MiB in float32."""
@@ -87,10 +86,9 @@ def logit_lens(
     sites = [Site(layer, "resid_post") for layer in range(lm.n_layers)]
     shape = lm.n_layers, len(rows)
     rank, top, logprob = np.empty(shape, np.int64), np.empty(shape, np.int64), np.empty(shape)
-    for batch, acts in stream(lm, rows, sites, max_rows=max_rows):
-        token, number = token_of(lm, batch, read), batch.row.cpu().numpy()
+    for number, acts in taken(lm, rows, sites, read=read, max_rows=max_rows):
         wanted = torch.tensor([answers[n] for n in number], device=lm.device).repeat(lm.n_layers)
-        resid = torch.cat([take(acts[site], token).to(lm.device) for site in sites])
+        resid = torch.cat([acts[site].to(lm.device) for site in sites])
         found = [
             _place(unembed(lm, some[:, None])[:, 0], ids)
             for some, ids in zip(

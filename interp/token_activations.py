@@ -1,9 +1,8 @@
 """The activations of one token of each row: what probes, similarities and the lens are computed from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -36,11 +35,32 @@ def token_activations(
         SiteNotFoundError: if a site is not in this model.
     """
     found = np.empty((len(sites), len(rows), lm.d_model), np.float32)
-    for batch, acts in stream(lm, checked(rows), sites, max_rows=max_rows):
-        token, number = token_of(lm, batch, read), batch.row.cpu().numpy()
+    for number, acts in taken(lm, rows, sites, read=read, max_rows=max_rows):
         for place, site in enumerate(sites):
-            found[place, number] = take(acts[site], token).float().cpu().numpy()
+            found[place, number] = acts[site].float().cpu().numpy()
     return found
+
+
+def taken(
+    lm: LanguageModel,
+    rows: Sequence[Row],
+    sites: Sequence[Site],
+    *,
+    read: Positions,
+    max_rows: int | None = None,
+) -> Iterator[tuple[Int[np.ndarray, " some"], dict[Site, Float[Tensor, "some d_model"]]]]:
+    """The numbers of some rows, and the activations of their tokens; every row comes once.
+
+    Raises:
+        InputError: if there are no rows, or ``read`` does not select exactly one token of each.
+    """
+    for batch, acts in stream(lm, checked(rows), sites, max_rows=max_rows):
+        if batch.start == 0:
+            token = token_of(lm, batch.whole, read)
+        (here,) = ((token >= batch.start) & (token < batch.columns.stop)).nonzero(as_tuple=True)
+        if len(here):
+            column = token[here] - batch.start
+            yield batch.row[here].cpu().numpy(), {site: take(acts[site], here, column) for site in sites}
 
 
 def token_of(lm: LanguageModel, batch: Batch, read: Positions) -> Int[Tensor, " batch"]:
@@ -60,9 +80,11 @@ def token_of(lm: LanguageModel, batch: Batch, read: Positions) -> Int[Tensor, " 
     return selected.int().argmax(1)
 
 
-def take(activation: Float[Tensor, "batch pos d"], token: Int[Tensor, " batch"]) -> Float[Tensor, "batch d"]:
-    """The activation of each row's token, on the activation's own device."""
-    return activation[torch.arange(len(token), device=activation.device), token.to(activation.device)]
+def take(
+    activation: Float[Tensor, "batch pos d"], row: Int[Tensor, " some"], token: Int[Tensor, " some"]
+) -> Float[Tensor, "some d"]:
+    """The activation of one token of each of some rows, on the activation's own device."""
+    return activation[row.to(activation.device), token.to(activation.device)]
 
 
 def checked(rows: Sequence[Row]) -> Sequence[Row]:

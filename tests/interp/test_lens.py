@@ -10,10 +10,12 @@ from transformers import CohereConfig, CohereForCausalLM, GraniteConfig, Granite
 
 from hooks import Add, Site, adopt, inject, load
 from hooks.anatomy import find_anatomy
+from hooks.capture import run_to
 from hooks.errors import InputError
 from hooks.positions import everything, first, last, mask
-from hooks.rows import Row
+from hooks.rows import Row, pad_left
 from interp.lens import LogitLens, logit_lens
+from interp.token_activations import last_token, token_activations
 
 ANSWERS = [20, 31, 42, 53]
 
@@ -245,3 +247,18 @@ def test_the_bundled_model_settles_on_a_capital_late(smollm2):
     assert found.rank[-1, 0] == 0
     assert smollm2.n_layers // 3 < found.settled[0] < smollm2.n_layers
     assert found.rank[0, 0] > 100
+
+
+def test_a_row_that_comes_in_pieces_is_read_at_its_token(llama, rows):
+    """Longer than one pass: the token that is read lies in the last piece, or in the first."""
+    long = Row(tuple(rows[2].tokens[i % 13] for i in range(1500)), 1500)
+    for read, at in ((last_token, 1499), (first(3) - first(2), 2)):
+        found = logit_lens(llama, [rows[0], long], ANSWERS[:2], read=read)
+        with torch.no_grad():
+            logits = llama.model(torch.tensor([long.tokens]), use_cache=False).logits[0, at]
+        assert found.logprob[-1, 1] == pytest.approx(float(logits.log_softmax(-1)[ANSWERS[1]]), abs=1e-3)
+        site = Site(1, "resid_post")
+        batch = pad_left([long], [0], pad_id=0, device=torch.device("cpu"))
+        expected = run_to(llama, batch, [site])[site][0, at]
+        kept = token_activations(llama, [rows[0], long], [site], read=read)
+        np.testing.assert_allclose(kept[0, 1], expected, atol=1e-3)
