@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from hooks.errors import InputError
 from hooks.language_model import LanguageModel
-from hooks.self_check import TOLERANCE
+from hooks.self_check import rounding
 
 SHAPES = {"decoding": (64, 1), "prefill": (8, 64)}
 """Rows and tokens of the passes that are timed."""
@@ -52,7 +52,7 @@ def compile_where_it_pays(
     """Compile every block's MLP, time a decoding step and a prefill, and keep it or take it back.
 
     Kept if the mean of the two times falls by the share ``least`` and no final residual moves by more than
-    the rounding of the model's dtype (:data:`hooks.self_check.TOLERANCE`).
+    the rounding of the model's dtype (:func:`hooks.self_check.rounding`).
 
     Args:
         mode: As ``torch.compile`` has it; "reduce-overhead" uses CUDA graphs where there is a GPU.
@@ -70,10 +70,11 @@ def compile_where_it_pays(
     parts = [
         part for block in lm.anatomy.blocks for name, part in block.module.named_children() if name in _NAMES
     ]
-    for part in parts:
-        part.forward = torch.compile(part.forward, dynamic=True, backend=backend, mode=mode)
     compiled: dict[str, tuple[float, Tensor]] = {}
+    kept = False
     try:
+        for part in parts:
+            part.forward = torch.compile(part.forward, dynamic=True, backend=backend, mode=mode)
         for what, shape in SHAPES.items():
             _run(lm, shape, repeats=1)  # compiles
             compiled[what] = _run(lm, shape)
@@ -82,21 +83,15 @@ def compile_where_it_pays(
             float((compiled[what][1] - plain[what][1]).abs().max() / plain[what][1].abs().max())
             for what in SHAPES
         )
-        kept = statistics.fmean(ratio.values()) <= 1 - least and off <= TOLERANCE.get(lm.dtype, 4e-2)
-    except BaseException:
-        _take_back(parts)
-        raise
-    if not kept:
-        _take_back(parts)
+        kept = statistics.fmean(ratio.values()) <= 1 - least and off <= rounding(lm.dtype)
+    finally:
+        if not kept:
+            for part in parts:
+                vars(part).pop("forward", None)
     return Compilation(kept, ratio, off, time.perf_counter() - began)
 
 
 _NAMES = ("mlp", "feed_forward", "ffn")
-
-
-def _take_back(parts: list[nn.Module]) -> None:
-    for part in parts:
-        del part.forward
 
 
 def _run(

@@ -29,7 +29,7 @@ from hooks.language_model import LanguageModel
 from hooks.positions import NEVER, Frame
 from hooks.receipts import Receipt
 from hooks.rows import Batch, free_bytes
-from hooks.self_check import TOLERANCE
+from hooks.self_check import rounding
 from hooks.sites import Site
 from hooks.taps import tapped
 from hooks.tracker import frame_of
@@ -108,7 +108,7 @@ class Replay:
         found = self._block(layer, self.resid_pre(layer), places)
         scale = float(self._ended.abs().max())
         off = float((found - self._ended).abs().max())
-        if not off <= TOLERANCE.get(self._lm.dtype, 4e-2) * scale:
+        if not off <= rounding(self._lm.dtype) * scale:
             raise ModelRefusedError(
                 f"{self._lm.name} cannot be replayed: its last block, run again on the input that it had, is "
                 f"off by {off:.2g} of {scale:.2g}. Use `generate` or `inject`, which run the whole model."

@@ -26,6 +26,12 @@ from hooks.sites import Site, SiteKind
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 """Largest difference allowed, as a share of the largest entry of the residual stream."""
 
+
+def rounding(dtype: torch.dtype) -> float:
+    """The :data:`TOLERANCE` of a dtype; of one that is not there, bfloat16's."""
+    return TOLERANCE.get(dtype, TOLERANCE[torch.bfloat16])
+
+
 ADDS_UP = "resid_pre + attn_out + mlp_out = resid_post"
 HANDS_ON = "a block's output = the next one's input"
 THEIRS = "resid_post = the model's hidden_states"
@@ -100,7 +106,7 @@ def self_check(lm: LanguageModel) -> SelfCheck:
 def _sums(
     lm: LanguageModel, acts: Activations, hidden: tuple[Tensor, ...], real: Tensor
 ) -> Iterator[Finding]:
-    tolerance = TOLERANCE.get(lm.dtype, 4e-2)
+    tolerance = rounding(lm.dtype)
     for layer in range(lm.n_layers):
         pre, attn, mlp, post = (
             widened(acts[Site(layer, kind)].to(lm.device))[real]

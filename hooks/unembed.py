@@ -4,7 +4,7 @@ The final norm, the unembedding, and whatever a family does around them (Gemma 2
 run by the model itself, with every block made to pass its input on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -34,33 +34,25 @@ def unembed(
     """
     if open_injections(lm):
         raise InputError("unembed inside an open `inject` would be edited as a pass of its own; close it.")
-    first_block = lm.anatomy.blocks[0].module
+    give = partial(_give, lm.anatomy.returns_tuple)
     tokens = torch.zeros(resid.shape[:2], dtype=torch.long, device=lm.device)
     with ExitStack() as stack:
-        for block in lm.anatomy.blocks:
-            stack.enter_context(_passing_on(block.module, returns_tuple=lm.anatomy.returns_tuple))
-        first_block.forward = partial(_start_with, resid, lm.anatomy.returns_tuple)
+        for layer, block in enumerate(lm.anatomy.blocks):
+            stack.enter_context(_computing(block.module, give if layer else partial(give, resid)))
         logits: Tensor = lm.model(input_ids=tokens, use_cache=False).logits
     return logits
 
 
-def _pass_on(hidden: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
-    return hidden
-
-
-def _pass_on_in_tuple(hidden: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor]:
-    return (hidden,)
-
-
-def _start_with(resid: Tensor, in_tuple: bool, *_args: Any, **_kwargs: Any) -> Tensor | tuple[Tensor]:
-    return (resid,) if in_tuple else resid
+def _give(in_tuple: bool, hidden: Tensor, *_args: Any, **_kwargs: Any) -> Tensor | tuple[Tensor]:
+    """What a block gives that computes nothing: the first thing that it is given."""
+    return (hidden,) if in_tuple else hidden
 
 
 @contextmanager
-def _passing_on(module: nn.Module, *, returns_tuple: bool) -> Iterator[None]:
+def _computing(module: nn.Module, forward: Callable[..., object]) -> Iterator[None]:
     """Replace a block's computation, and bring it back as it was, ``accelerate``'s included."""
     before = vars(module).get("forward")
-    module.forward = _pass_on_in_tuple if returns_tuple else _pass_on
+    module.forward = forward
     try:
         yield
     finally:

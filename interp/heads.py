@@ -23,7 +23,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,15 +36,12 @@ from hooks.errors import InputError, ModelRefusedError
 from hooks.inject import open_injections
 from hooks.language_model import LanguageModel
 from hooks.rows import MAX_ROWS, free_bytes
-from hooks.self_check import TOLERANCE
-from interp.prompt_pairs import PromptPair, logit_difference
+from hooks.self_check import rounding
+from interp.prompt_pairs import PromptPair, Where, logit_difference
 from interp.stats import Interval, mean_interval
 
 Head = tuple[int, int]
 """Layer and head, from 0."""
-
-Where = Literal["last", "subject", "all"]
-"""The last position, what the prompts differ in, or every position."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,13 +225,7 @@ def _tokens(lm: LanguageModel, rows: Sequence[tuple[int, ...]]) -> Int[Tensor, "
 def _columns(pairs: Sequence[PromptPair], where: Where) -> Bool[Tensor, "pair pos"]:
     columns = torch.zeros(len(pairs), len(pairs[0]), dtype=torch.bool)
     for row, pair in enumerate(pairs):
-        match where:
-            case "last":
-                columns[row, -1] = True
-            case "subject":
-                columns[row, slice(*pair.subject)] = True
-            case "all":
-                columns[row] = True
+        columns[row, slice(*pair.span(where))] = True
     return columns
 
 
@@ -286,7 +277,7 @@ def _check_agreement(
 ) -> None:
     ours = lm.model(_tokens(lm, [p.clean.tokens for p in pairs]), use_cache=False).logits[:, -1]
     difference, size = float((widened(ours) - widened(logits)).abs().max()), float(ours.abs().max())
-    if not difference <= TOLERANCE.get(lm.dtype, 4e-2) * size:
+    if not difference <= rounding(lm.dtype) * size:
         raise ModelRefusedError(
             f"TransformerLens gives logits of {lm.name} that are {difference:.2g} off, of {size:.2g}: what "
             "it says of this model's heads could not be trusted."
