@@ -13,7 +13,7 @@ resampling.
 Differs from the sources: the mean is over the same positions (``where``) of all prompts that are given.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,7 +28,7 @@ from hooks.errors import InputError
 from hooks.language_model import LanguageModel
 from hooks.replay import Replay, Variant
 from hooks.sites import Site, SiteKind
-from interp.prompt_pairs import Outcomes, PromptPair, Where, first_column, outcomes, paired_batches
+from interp.prompt_pairs import Outcomes, PromptPair, Where, first_column, paired_batches, replayed
 
 Part = Literal["attn_out", "mlp_out", "both"]
 Replacement = Literal["zero", "mean", "resample"]
@@ -124,18 +124,11 @@ def ablate(
                 ]
                 variants.append(Variant(place, tuple(edits)))
             variants.append(Variant(place))
-        found = outcomes(recorded, mine, variants)
-        both = np.stack([found.logit_difference, found.logprob], -1).reshape(len(mine), len(chosen) + 1, 2)
-        ablated[numbers], unedited[numbers] = both[:, :-1], both[:, -1]
+        found = replayed(recorded, mine, variants).reshape(len(mine), len(chosen) + 1, 2)
+        ablated[numbers], unedited[numbers] = found[:, :-1], found[:, -1]
         if on_pairs is not None:
             on_pairs(len(numbers))
-    return Ablation(
-        tuple(chosen),
-        part,
-        replacement,
-        where,
-        *(Outcomes(a[..., 0], a[..., 1]) for a in (ablated, unedited)),
-    )
+    return Ablation(tuple(chosen), part, replacement, where, Outcomes.of(ablated), Outcomes.of(unedited))
 
 
 def _spread(
@@ -147,19 +140,28 @@ def _spread(
     return torch.cat([found.new_zeros(start, found.shape[-1]), found[take]])
 
 
+def _contributions(
+    lm: LanguageModel, pairs: Sequence[PromptPair], sites: Sequence[Site], where: Where
+) -> Iterator[tuple[int, dict[Site, Float[Tensor, "pos d_model"]]]]:
+    """Of each clean prompt: its number, and what is added at its positions."""
+    for numbers, clean, _ in paired_batches(lm, pairs, captured=len(sites)):
+        acts, width = run_to(lm, clean, sites), clean.input_ids.shape[1]
+        for place, number in enumerate(numbers):
+            start, stop = (width - len(pairs[number]) + at for at in pairs[number].span(where))
+            yield number, {site: acts[site][place, start:stop] for site in sites}
+
+
 def _means(
     lm: LanguageModel, pairs: Sequence[PromptPair], sites: Sequence[Site], where: Where
 ) -> dict[Site, Float[Tensor, " d_model"]]:
     """The mean contribution over the positions of all prompts."""
     sums = {site: torch.zeros(lm.d_model, dtype=torch.float32, device=lm.device_at(site)) for site in sites}
     count = 0
-    for numbers, clean, _ in paired_batches(lm, pairs, captured=len(sites)):
-        acts, width = run_to(lm, clean, sites), clean.input_ids.shape[1]
-        for place, number in enumerate(numbers):
-            start, stop = (width - len(pairs[number]) + at for at in pairs[number].span(where))
-            count += stop - start
-            for site in sites:
-                sums[site] += acts[site][place, start:stop].float().sum(0)
+    for number, found in _contributions(lm, pairs, sites, where):
+        start, stop = pairs[number].span(where)
+        count += stop - start
+        for site in sites:
+            sums[site] += found[site].float().sum(0)
     return {site: total / count for site, total in sums.items()}
 
 
@@ -167,14 +169,11 @@ def _held(
     lm: LanguageModel, pairs: Sequence[PromptPair], sites: Sequence[Site], where: Where
 ) -> dict[Site, list[Float[Tensor, "pos d_model"]]]:
     """The contributions at the positions of these prompts, in their order."""
-    held: dict[Site, list[Tensor]] = {site: [torch.empty(0)] * len(pairs) for site in sites}
-    for numbers, clean, _ in paired_batches(lm, pairs, captured=len(sites)):
-        acts, width = run_to(lm, clean, sites), clean.input_ids.shape[1]
-        for place, number in enumerate(numbers):
-            start, stop = (width - len(pairs[number]) + at for at in pairs[number].span(where))
-            for site in sites:
-                held[site][number] = acts[site][place, start:stop].clone()
-    return held
+    found = {
+        number: {site: part.clone() for site, part in parts.items()}  # not views of whole batches
+        for number, parts in _contributions(lm, pairs, sites, where)
+    }
+    return {site: [found[number][site] for number in range(len(pairs))] for site in sites}
 
 
 def _others(n: int, seed: int) -> list[int]:

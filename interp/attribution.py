@@ -34,6 +34,7 @@ from hooks.language_model import LanguageModel
 from hooks.rows import Batch
 from hooks.sites import Site, SiteKind
 from hooks.taps import tapped
+from hooks.unembed import unembed
 from interp.patching import Direction, patch
 from interp.prompt_pairs import PromptPair, Where, logit_difference, paired_batches
 
@@ -136,11 +137,11 @@ def attribute(
         raise InputError("attribute needs at least one pair, one site and one step.")
     chosen = [pair.swapped if direction == "noising" else pair for pair in pairs]
     effect, gap = np.empty((len(pairs), len(sites))), np.empty(len(pairs))
-    entry = Site(0, "resid_pre")
+    entry, last = Site(0, "resid_pre"), Site(lm.n_layers - 1, "resid_post")
     for numbers, source, base in paired_batches(lm, chosen, captured=2 * lm.n_layers, max_rows=max_rows):
         asked = [pairs[number] for number in numbers]
-        acts = [run_to(lm, batch, {entry, *sites}) for batch in (source, base)]
-        ends = [_difference(lm, batch, asked) for batch in (source, base)]
+        acts = [run_to(lm, batch, {entry, last, *sites}) for batch in (source, base)]
+        ends = [_difference(lm, found[last], asked) for found in acts]
         shift = acts[0][entry] - acts[1][entry]
         slopes: dict[Site, Tensor] = {}
         for step in range(steps):
@@ -183,9 +184,11 @@ def _slopes(
 
 
 @torch.no_grad()
-def _difference(lm: LanguageModel, batch: Batch, pairs: Sequence[PromptPair]) -> Float[Tensor, " pair"]:
-    logits = lm.model(**batch.inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
-    return logit_difference(logits, pairs)
+def _difference(
+    lm: LanguageModel, ended: Float[Tensor, "batch pos d_model"], pairs: Sequence[PromptPair]
+) -> Float[Tensor, " pair"]:
+    """m of the run whose last block gave ``ended``."""
+    return logit_difference(unembed(lm, ended[:, -1:])[:, 0], pairs)
 
 
 def _mask(batch: Batch, pairs: Sequence[PromptPair], where: Where) -> Bool[Tensor, "batch pos"]:

@@ -29,7 +29,7 @@ from hooks.language_model import LanguageModel
 from hooks.replay import Replay, Variant
 from hooks.sites import Site, SiteKind
 from hooks.unembed import unembed
-from interp.prompt_pairs import Outcomes, PromptPair, Where, first_column, outcomes, paired_batches, read
+from interp.prompt_pairs import Outcomes, PromptPair, Where, first_column, paired_batches, read, replayed
 
 Direction = Literal["denoising", "noising"]
 
@@ -124,12 +124,10 @@ def patch(
                 Variant(place, (Patch(site, acts[site][place, start:stop], positions),)) for site in sites
             ]
             variants.append(Variant(place))
-        found = outcomes(recorded, asked, variants)
-        both = np.stack([found.logit_difference, found.logprob], -1).reshape(len(mine), len(sites) + 1, 2)
-        patched[numbers], ends[numbers, 0] = both[:, :-1], both[:, -1]
+        found = replayed(recorded, asked, variants).reshape(len(mine), len(sites) + 1, 2)
+        patched[numbers], ends[numbers, 0] = found[:, :-1], found[:, -1]
         ends[numbers, 1] = read(unembed(lm, acts[last][:, -1:])[:, 0], asked).cpu().numpy()
         if on_pairs is not None:
             on_pairs(len(numbers))
-    return Patching(
-        sites, where, direction, *(Outcomes(a[..., 0], a[..., 1]) for a in (patched, ends[:, 0], ends[:, 1]))
-    )
+    base_and_source = (Outcomes.of(ends[:, end]) for end in (0, 1))
+    return Patching(sites, where, direction, Outcomes.of(patched), *base_and_source)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hooks.edits import widened
 from hooks.errors import InputError
 from hooks.language_model import LanguageModel
 from hooks.positions import Positions, first
@@ -79,7 +80,7 @@ def logit_difference(
     logits: Float[Tensor, "pair d_vocab"], pairs: Sequence[PromptPair]
 ) -> Float[Tensor, " pair"]:
     """logit(answer) - logit(corrupted answer), in nats, of the next token of each pair."""
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    wide = widened(logits)
     right, wrong = (
         torch.tensor(ids, device=logits.device)[:, None]
         for ids in ([p.answer for p in pairs], [p.corrupted_answer for p in pairs])
@@ -91,7 +92,7 @@ def answer_logprob(
     logits: Float[Tensor, "pair d_vocab"], pairs: Sequence[PromptPair]
 ) -> Float[Tensor, " pair"]:
     """log p(answer), in nats, of the next token of each pair."""
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    wide = widened(logits).log_softmax(-1)
     right = torch.tensor([p.answer for p in pairs], device=logits.device)
     return wide.gather(-1, right[:, None])[:, 0]
 
@@ -104,12 +105,9 @@ class Outcomes:
     logprob: Float[np.ndarray, "*runs"]
 
     @staticmethod
-    def of(values: Float[Tensor, "*runs 2"]) -> "Outcomes":
-        difference, logprob = values.double().cpu().unbind(-1)
-        return Outcomes(difference.numpy(), logprob.numpy())
-
-    def reshaped(self, *shape: int) -> "Outcomes":
-        return Outcomes(self.logit_difference.reshape(shape), self.logprob.reshape(shape))
+    def of(values: Float[np.ndarray, "*runs 2"]) -> "Outcomes":
+        """From what :func:`read` gives of each run."""
+        return Outcomes(values[..., 0], values[..., 1])
 
 
 def read(logits: Float[Tensor, "runs d_vocab"], pairs: Sequence[PromptPair]) -> Float[Tensor, "runs 2"]:
@@ -117,13 +115,15 @@ def read(logits: Float[Tensor, "runs d_vocab"], pairs: Sequence[PromptPair]) -> 
     return torch.stack([logit_difference(logits, pairs), answer_logprob(logits, pairs)], -1)
 
 
-def outcomes(recorded: Replay, pairs: Sequence[PromptPair], variants: Sequence[Variant]) -> Outcomes:
-    """How well each variant answers the pair of its row."""
+def replayed(
+    recorded: Replay, pairs: Sequence[PromptPair], variants: Sequence[Variant]
+) -> Float[np.ndarray, "variants 2"]:
+    """Both measures of each variant, of the pair of its row."""
 
     def measures(logits: Tensor, numbers: Sequence[int]) -> Tensor:
         return read(logits, [pairs[variants[number].place] for number in numbers])
 
-    return Outcomes.of(recorded.run(variants, measures).values)
+    return recorded.run(variants, measures).values.double().cpu().numpy()
 
 
 def paired_batches(
