@@ -16,10 +16,10 @@ help: ## List these commands
 
 setup: .venv/.ready ## Make .venv with everything: library, tools, bundled model (2 GB or more; minutes)
 
-demo: .venv/.runtime ## Run the main job on the bundled model and print the report's path
+demo: .venv/.runtime ## Run the main jobs on the bundled model and print where the reports are
 	@out=runs/demo-$$(date +%Y%m%d-%H%M%S) && \
 	$(BIN)/unlatch demo --out $$out && \
-	echo "Report: $$out/report.html"
+	echo "Reports: $$out/verbosity/report.html $$out/layers/report.html"
 
 test: .venv/.ready ## Run the tests; ARGS="-k lens -x" goes to pytest
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider -n auto --durations=10 $(ARGS)

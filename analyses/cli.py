@@ -8,12 +8,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from analyses.configs import DEMO, SteerConfig, VectorConfig, VerbosityConfig
+from analyses.configs import LayersConfig, SteerConfig, VectorConfig, VerbosityConfig
 
 SUMMARY = """Find out what post-training added to a language model, and what was already there.
 
-  unlatch demo       the main job, small, on the bundled model
+  unlatch demo       verbosity and layers, small, on the bundled model
   unlatch verbosity  is verbosity one direction, and what does it cost to turn it down?
+  unlatch layers     where does knowledge sit, and where does reasoning over the prompt?
   unlatch vector     a steering vector for any model and concept, with its reliability
   unlatch steer      a prompt answered plain and steered, side by side
   unlatch replay     a run again, from its config
@@ -42,10 +43,10 @@ class Cluster(Place):
 
 
 def demo(place: Annotated[Cluster, tyro.conf.arg(name="")]) -> Path:
-    """The main job in a small setting on the bundled model: a vector, a dose, and a report."""
-    from analyses import verbosity
+    """Both questions in a small setting on the bundled model: verbosity and layers, a report of each."""
+    from analyses.demo import demo
 
-    return verbosity.run(DEMO, place.out, device=place.device, ray=place.ray, command="demo")
+    return demo(place.out, device=place.device, ray=place.ray)
 
 
 def verbosity(
@@ -60,6 +61,20 @@ def verbosity(
     from analyses import verbosity
 
     return verbosity.run(config, place.out, device=place.device, ray=place.ray)
+
+
+def layers(
+    place: Annotated[Cluster, tyro.conf.arg(name="")],
+    config: Annotated[LayersConfig, tyro.conf.arg(name="")],
+) -> Path:
+    """Where does knowledge sit, and where does reasoning over the prompt?
+
+    Asks items of both families, matches those that the model answers right, and measures every layer by
+    causal and by reading methods; one statistic with its interval, or a report that says it is not settled.
+    """
+    from analyses.layers.run import run
+
+    return run(config, place.out, device=place.device, ray=place.ray)
 
 
 def vector(
@@ -129,6 +144,7 @@ def verify(
 COMMANDS: dict[str, Callable[..., Path | None]] = {
     "demo": demo,
     "verbosity": verbosity,
+    "layers": layers,
     "vector": vector,
     "steer": steer,
     "replay": replay,

@@ -9,6 +9,7 @@ from typing import Literal
 
 KindName = Literal["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
 EstimatorName = Literal["mean_difference", "pca", "logistic", "lda"]
+CovariateName = Literal["prompt_tokens", "logp", "corrupted_logp", "subject_tokens", "subject_to_end"]
 BUNDLED = "smollm2-135m-instruct"  # as hooks.gguf has it, which imports torch
 
 
@@ -174,7 +175,81 @@ class SteerConfig:
     """Allow a vector that was made for another model."""
 
 
-DEMO = VerbosityConfig(
+@dataclass(frozen=True, kw_only=True)
+class LayersConfig:
+    """Where does knowledge sit, and where does reasoning over the prompt?"""
+
+    model: str = BUNDLED
+    """Hub id, local folder, .gguf file, or the bundled smollm2-135m-instruct."""
+
+    tuned: str | None = None
+    """A second model of the same shapes, such as the tuned one: weight change and grafting."""
+
+    relations: tuple[str, ...] = ()
+    """JSON files of facts in the form of the LRE relations data, beside the tables of the package."""
+
+    per_kind: int = 40
+    """Facts asked of one table."""
+
+    n_reasoning: int = 720
+    """Reasoning items asked."""
+
+    n_items: int = 200
+    """Matched items of each family; of more, the most alike are kept."""
+
+    matched_in: tuple[CovariateName, ...] = ("prompt_tokens", "logp")
+    """What the two of a matched pair are alike in."""
+
+    n_floor: int = 32
+    """The first so many matched pairs, on which random directions are measured."""
+
+    n_random: int = 4
+    """Random directions that injection is compared with."""
+
+    n_pairs: int = 50
+    """Contrast pairs of the reasoning and of the verbosity vector."""
+
+    dose: float = 0.05
+    """Dose of an injection at equal norm, as a fraction of the median residual norm."""
+
+    kl_target: float = 0.01
+    """Mean KL in nats of an injection at equal KL."""
+
+    steps: int = 8
+    """Points of the integrated gradients between the two prompts."""
+
+    n_check: int = 16
+    """Matched pairs on which attribution is held against exact patching."""
+
+    probe_folds: int = 4
+    """Folds of the probes; an answer that fewer subjects share is not probed."""
+
+    n_control: int = 3
+    """Deals of random labels behind each probe's selectivity."""
+
+    n_thoughts: int = 60
+    """Items of each family that are answered at once and after thinking; 0 leaves this out."""
+
+    max_new_tokens: int = 96
+    """Budget of a thought."""
+
+    think: bool | None = None
+    """Thinking on or off, where the chat template has it."""
+
+    n_maps: int = 2
+    """Matched pairs of which every token is patched."""
+
+    n_resamples: int = 10_000
+    """Resamples and relabellings behind the statistic."""
+
+    chunk: int = 32
+    """Prompts that are measured, and written, together."""
+
+    seed: int = 0
+    """Seed of items, partners, controls and intervals."""
+
+
+DEMO_VERBOSITY = VerbosityConfig(
     pair_answers="own",
     read="steps(1, 9)",
     n_pairs=24,
@@ -189,4 +264,21 @@ DEMO = VerbosityConfig(
     doses=(0.1, 0.15, 0.2),
     max_new_tokens=144,
 )
-"""The small setting of ``unlatch demo``."""
+"""The verbosity of ``unlatch demo``, in a small setting."""
+
+DEMO_LAYERS = LayersConfig(
+    per_kind=10,
+    n_reasoning=200,
+    n_items=32,
+    n_floor=8,
+    n_random=2,
+    n_pairs=16,
+    steps=4,
+    n_check=4,
+    probe_folds=3,
+    n_control=1,
+    n_thoughts=12,
+    max_new_tokens=48,
+    n_maps=1,
+)
+"""The layers of ``unlatch demo``, in a small setting."""

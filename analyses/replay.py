@@ -5,13 +5,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from analyses.configs import VectorConfig, VerbosityConfig
+from analyses.configs import LayersConfig, VectorConfig, VerbosityConfig
 from analyses.progress import console
 from hooks.errors import InputError
 
 CONFIGS: dict[str, type[Any]] = {
     "verbosity": VerbosityConfig,
-    "demo": VerbosityConfig,
+    "layers": LayersConfig,
     "vector": VectorConfig,
 }
 
@@ -19,14 +19,19 @@ CONFIGS: dict[str, type[Any]] = {
 def replay(folder: Path, out: Path, *, device: str | None = None, ray: str | None = None) -> Path:
     """Run the settings of ``folder`` into ``out``; returns the new run's folder."""
     command, config = read_config(folder)
-    if command == "vector":
-        from analyses import vector
+    match command:
+        case "vector":
+            from analyses import vector
 
-        made = vector.run(config, out, device=device)
-    else:
-        from analyses import verbosity
+            made = vector.run(config, out, device=device)
+        case "layers":
+            from analyses.layers import run as layers
 
-        made = verbosity.run(config, out, device=device, ray=ray, command=command)
+            made = layers.run(config, out, device=device, ray=ray)
+        case _:
+            from analyses import verbosity
+
+            made = verbosity.run(config, out, device=device, ray=ray)
     before, after = folder / "results.json", made / "results.json"
     if before.exists():
         same = before.read_bytes() == after.read_bytes()

@@ -29,7 +29,7 @@ from analyses.answers import Block, Condition, Scores, answers
 from analyses.configs import VerbosityConfig
 from analyses.pairs import POLES, builtin_pairs, load_pairs
 from analyses.progress import Stage, progress
-from analyses.report import write_report
+from analyses.reports.verbosity import write_report
 from analyses.run_folder import RunFolder, environment
 from analyses.tasks import Problem, load_problems, split_of
 from analyses.workers import LocalWorker, RayWorkers, Workers
@@ -40,7 +40,7 @@ from hooks.positions import parse_positions
 from hooks.rows import Row
 from interp.contrast import contrasts
 from interp.controls import random_directions
-from interp.dose import LastTokens, dose_for_kl, kl_cap, kl_throughout, measure_kl
+from interp.dose import LastTokens, doses_for_kl, kl_cap, kl_throughout, measure_kl
 from interp.pairs import Pair
 from interp.stats import (
     band,
@@ -99,11 +99,10 @@ def run(
     *,
     device: str | None = None,
     ray: str | None = None,
-    command: str = "verbosity",
 ) -> Path:
     """Run the whole question, or what is left of it, and write one run folder; returns it."""
     pairs, asked, select, confirm = _material(config)
-    with RunFolder.open(out, command, config) as folder:
+    with RunFolder.open(out, "verbosity", config) as folder:
         if folder.status != "complete":
             lm = load(config.model, device=device)
             folder.write(
@@ -279,11 +278,8 @@ def _compare_layers(
 ) -> dict[str, Any]:
     """The effect of every layer at equal measured KL."""
     config = study.config
-    stage = study.start("equal KL", len(layers))
-    doses = {}
-    for layer in layers:
-        doses[layer] = round(dose_for_kl(states, vector, layer, config.kl_target), 4)
-        stage.rows()
+    found = doses_for_kl(states, vector, layers, config.kl_target)
+    doses = {layer: round(dose, 4) for layer, dose in zip(layers, found, strict=True)}
     n = min(config.n_layer_problems, len(study.select))
     conditions = [Condition(f"layer:{i}", (vector.at(i, dose=doses[i]),)) for i in layers]
     (scores,) = study.answers("layers", (conditions, study.select[:n]))

@@ -4,16 +4,19 @@ What the attention, the MLP, or both of a block add to the residual stream is re
 
     drop = log p(answer) of the unedited run - log p(answer) of the ablated one,    in nats,
 
-by nothing (zero), by its mean over the prompts (mean), or by what it was in another prompt (resample).
-Zero takes the model to where it never is; the mean keeps what is common to all prompts, such as a
-constant bias; resampling keeps the distribution. A drop below nought says that the block was in the way.
+by nothing (zero), by its mean over the prompts (mean), by what it was in another prompt (resample), or in
+the same prompt with another subject (partner). Zero takes the model to where it never is; the mean keeps
+what is common to all prompts, such as a constant bias; resampling keeps the distribution, and the partner
+all that does not hang on the subject. A drop below nought says that the block was in the way.
+
+The floor under a drop is what a change of the same norm does that points in a random direction.
 
 Sources: Wang et al. 2023 (IOI), arXiv:2211.00593, for the mean; Chan et al. 2022, "Causal scrubbing", for
 resampling.
 Differs from the sources: the mean is over the same positions (``where``) of all prompts that are given.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,10 +31,14 @@ from hooks.errors import InputError
 from hooks.language_model import LanguageModel
 from hooks.replay import Replay, Variant
 from hooks.sites import Site, SiteKind
+from interp.controls import redirected
 from interp.prompt_pairs import Outcomes, PromptPair, Where, first_column, paired_batches, replayed
 
 Part = Literal["attn_out", "mlp_out", "both"]
-Replacement = Literal["zero", "mean", "resample"]
+Replacement = Literal["zero", "mean", "resample", "partner"]
+
+Means = Mapping[Site, Float[Tensor, " d_model"]]
+"""The mean contribution at each site."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,8 @@ def ablate(
     replacement: Replacement = "mean",
     layers: Sequence[int] | None = None,
     where: Where = "last",
+    means: Means | None = None,
+    floor: int | None = None,
     seed: int = 0,
     on_pairs: Callable[[int], None] | None = None,
 ) -> Ablation:
@@ -78,6 +87,8 @@ def ablate(
     Args:
         layers: None takes every layer.
         where: Positions whose contribution is replaced.
+        means: What ``mean`` puts in, from :func:`mean_contributions`; None takes it over ``pairs``.
+        floor: A seed: every change keeps its norm, and points in a random direction drawn from it.
         seed: Of the prompts that are resampled from; no prompt is its own.
         on_pairs: Called with the number of pairs of each batch that is done, for progress.
 
@@ -93,35 +104,38 @@ def ablate(
         raise InputError(
             "Resampling takes a block's contribution from another prompt; pass two or more pairs."
         )
-    chosen = sorted(
-        {
-            Site(i, "resid_post").on(lm.n_layers).layer
-            for i in (range(lm.n_layers) if layers is None else layers)
-        }
-    )
-    kinds: tuple[SiteKind, ...] = ("attn_out", "mlp_out") if part == "both" else (part,)
+    chosen, kinds = _layers(lm, layers), _kinds(part)
     sites = [Site(layer, kind) for layer in chosen for kind in kinds]
-    means = _means(lm, pairs, sites, where) if replacement == "mean" else {}
+    average: Means = {}
+    if replacement == "mean":
+        average = means or mean_contributions(lm, pairs, part=part, layers=chosen, where=where)
     others = _others(len(pairs), seed) if replacement == "resample" else []
     ablated, unedited = np.empty((len(pairs), len(chosen), 2)), np.empty((len(pairs), 2))
-    for numbers, clean, _ in paired_batches(lm, pairs, captured=len(sites)):
+    for numbers, clean, _ in paired_batches(lm, pairs, captured=len(sites), where=where):
         mine = [pairs[number] for number in numbers]
         match replacement:
             case "zero":
                 new = {site: [torch.zeros(1, lm.d_model)] * len(mine) for site in sites}
             case "mean":
-                new = {site: [means[site][None]] * len(mine) for site in sites}
+                new = {site: [average[site][None]] * len(mine) for site in sites}
             case "resample":
                 new = _held(lm, [pairs[others[number]] for number in numbers], sites, where)
+            case "partner":
+                new = _held(lm, [pair.swapped for pair in mine], sites, where)
+        own = _held(lm, mine, sites, where) if floor is not None else {}
         recorded = Replay(lm, clean, since=first_column(clean, mine, where))
         variants = []
         for place, pair in enumerate(mine):
             for layer in chosen:
                 here = [Site(layer, kind) for kind in kinds]
-                edits = [
-                    Patch(site, _spread(new[site][place], pair, where), pair.positions(where))
-                    for site in here
-                ]
+                edits = []
+                for site in here:
+                    value = _spread(new[site][place], pair, where)
+                    if floor is not None:
+                        old = _spread(own[site][place], pair, where)
+                        draw = numbers[place] * len(sites) + sites.index(site)
+                        value = old + redirected(value.to(old) - old, seed=floor, number=draw)
+                    edits.append(Patch(site, value, pair.positions(where)))
                 variants.append(Variant(place, tuple(edits)))
             variants.append(Variant(place))
         found = replayed(recorded, mine, variants).reshape(len(mine), len(chosen) + 1, 2)
@@ -129,6 +143,15 @@ def ablate(
         if on_pairs is not None:
             on_pairs(len(numbers))
     return Ablation(tuple(chosen), part, replacement, where, Outcomes.of(ablated), Outcomes.of(unedited))
+
+
+def _layers(lm: LanguageModel, layers: Sequence[int] | None) -> list[int]:
+    wanted = range(lm.n_layers) if layers is None else layers
+    return sorted({Site(layer, "resid_post").on(lm.n_layers).layer for layer in wanted})
+
+
+def _kinds(part: Part) -> tuple[SiteKind, ...]:
+    return ("attn_out", "mlp_out") if part == "both" else (part,)
 
 
 def _spread(
@@ -144,17 +167,24 @@ def _contributions(
     lm: LanguageModel, pairs: Sequence[PromptPair], sites: Sequence[Site], where: Where
 ) -> Iterator[tuple[int, dict[Site, Float[Tensor, "pos d_model"]]]]:
     """Of each clean prompt: its number, and what is added at its positions."""
-    for numbers, clean, _ in paired_batches(lm, pairs, captured=len(sites)):
+    for numbers, clean, _ in paired_batches(lm, pairs, captured=len(sites), where=where):
         acts, width = run_to(lm, clean, sites), clean.input_ids.shape[1]
         for place, number in enumerate(numbers):
             start, stop = (width - len(pairs[number]) + at for at in pairs[number].span(where))
             yield number, {site: acts[site][place, start:stop] for site in sites}
 
 
-def _means(
-    lm: LanguageModel, pairs: Sequence[PromptPair], sites: Sequence[Site], where: Where
+@torch.no_grad()
+def mean_contributions(
+    lm: LanguageModel,
+    pairs: Sequence[PromptPair],
+    *,
+    part: Part = "both",
+    layers: Sequence[int] | None = None,
+    where: Where = "last",
 ) -> dict[Site, Float[Tensor, " d_model"]]:
-    """The mean contribution over the positions of all prompts."""
+    """The mean contribution of each block over the positions of all clean prompts."""
+    sites = [Site(layer, kind) for layer in _layers(lm, layers) for kind in _kinds(part)]
     sums = {site: torch.zeros(lm.d_model, dtype=torch.float32, device=lm.device_at(site)) for site in sites}
     count = 0
     for number, found in _contributions(lm, pairs, sites, where):

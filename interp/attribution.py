@@ -35,6 +35,7 @@ from hooks.rows import Batch
 from hooks.sites import Site, SiteKind
 from hooks.taps import tapped
 from hooks.unembed import unembed
+from interp.controls import redirected
 from interp.patching import Direction, patch
 from interp.prompt_pairs import PromptPair, Where, logit_difference, paired_batches
 
@@ -113,6 +114,7 @@ def attribute(
     where: Where = "last",
     direction: Direction = "denoising",
     steps: int = 1,
+    floor: int | None = None,
     max_rows: int = 16,
     on_pairs: Callable[[int], None] | None = None,
 ) -> Attribution:
@@ -121,6 +123,7 @@ def attribute(
     Args:
         layers: None takes every layer.
         steps: 1 takes the slope at the base run; more integrate it from base to source (midpoints).
+        floor: A seed: every change keeps its norm, and points in a random direction drawn from it.
         max_rows: Pairs of one backward pass, which holds every block's working tensors.
         on_pairs: Called with the number of pairs of each batch that is done, for progress.
 
@@ -150,7 +153,13 @@ def attribute(
                 slopes[site] = slopes.get(site, torch.zeros_like(slope)) + slope / steps
         mask = _mask(base, [chosen[number] for number in numbers], where)
         for column, site in enumerate(sites):
-            moved = ((acts[0][site] - acts[1][site]).float() * slopes[site]).sum(-1)
+            change = (acts[0][site] - acts[1][site]).float()
+            if floor is not None:
+                draws = [number * len(sites) + column for number in numbers]
+                change = torch.stack(
+                    [redirected(c, seed=floor, number=d) for c, d in zip(change, draws, strict=True)]
+                )
+            moved = (change * slopes[site]).sum(-1)
             effect[numbers, column] = (moved * mask.to(moved.device)).sum(1).double().cpu().numpy()
         gap[numbers] = (ends[0] - ends[1]).double().cpu().numpy()
         if on_pairs is not None:

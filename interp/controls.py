@@ -1,8 +1,10 @@
-"""What a vector must beat: directions that mean nothing, at the same norm and the same layers."""
+"""What an effect must beat: directions that mean nothing, at the same norm and the same place."""
 
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from interp.steering_vector import SteeringVector
 
@@ -25,3 +27,17 @@ def random_directions(vector: SteeringVector, n: int, *, seed: int = 0) -> list[
         )
         for _ in range(n)
     ]
+
+
+def redirected(
+    change: Float[Tensor, "pos d_model"], *, seed: int, number: int
+) -> Float[Tensor, "pos d_model"]:
+    """A change of the same norm at each position, in a random direction: what any change of that size does.
+
+    Args:
+        number: Tells draws of one seed apart.
+    """
+    generator = torch.Generator().manual_seed(hash((seed, number)))
+    drawn = torch.randn(change.shape, generator=generator).to(change)
+    size: Tensor = change.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True)
+    return drawn * size

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
-from scipy.optimize import brentq
+from jaxtyping import Float, Float64, Int
+from scipy.optimize.elementwise import find_root
 from torch import Tensor
 
 from hooks.edits import Edit, widened
@@ -148,6 +148,21 @@ class LastTokens:
         """Logits under one vector, at a dose of its own for each state."""
         return self.logits([vector.at(layer, dose=float(dose), positions=last(1)) for dose in doses])
 
+    def mean_kl(
+        self, vector: SteeringVector, cells: Sequence[tuple[int, float]]
+    ) -> Float64[np.ndarray, " cells"]:
+        """The mean over states of the KL in nats of each (layer, dose), all in one replay."""
+        n = len(self)
+        edits = [vector.at(layer, dose=dose, positions=last(1)) for layer, dose in cells]
+        variants = [Variant(place, (edit,)) for edit in edits for place in range(n)]
+
+        def kl(logits: Tensor, numbers: Sequence[int]) -> Tensor:
+            places = torch.tensor([number % n for number in numbers], device=self.plain.device)
+            return kl_nats(self.plain[places], logits)
+
+        found: np.ndarray = self._recorded.run(variants, kl).values.cpu().numpy().reshape(len(cells), n)
+        return np.asarray(found.astype(np.float64).mean(1))
+
 
 def kl_cap(
     states: LastTokens, vector: SteeringVector, layer: int, *, eps: float = 1e-3, quantile: float = 0.05
@@ -210,7 +225,22 @@ def dose_for_kl(
     largest: float = 4.0,
     sign: int = 1,
 ) -> float:
-    """The dose whose mean measured KL over the states is ``target`` nats, within 2% of the dose.
+    """The dose whose mean measured KL over the states is ``target`` nats: :func:`doses_for_kl` of a layer."""
+    return doses_for_kl(states, vector, [layer], target, largest=largest, sign=sign)[0]
+
+
+def doses_for_kl(
+    states: LastTokens,
+    vector: SteeringVector,
+    layers: Sequence[int],
+    target: float,
+    *,
+    largest: float = 4.0,
+    sign: int = 1,
+) -> list[float]:
+    """Of each layer, the dose whose mean measured KL over the states is ``target`` nats, within 2% of it.
+
+    Layers are searched side by side, each evaluation one replay of all that are not found yet.
 
     Returns:
         ``largest`` where even that dose stays below the target.
@@ -218,18 +248,27 @@ def dose_for_kl(
     if not target > 0:
         raise InputError(f"A KL of {target} nats cannot be aimed at; pass a number above 0.")
 
-    def excess(log_dose: float) -> float:
-        kl = measure_kl(states, vector, layer, sign * math.exp(log_dose)).mean
-        return math.log(max(kl, 1e-30)) - math.log(target)
+    def excess(
+        log_dose: Float64[np.ndarray, " some"], place: Int[np.ndarray, " some"]
+    ) -> Float64[np.ndarray, " some"]:
+        doses = sign * np.exp(log_dose)
+        cells = [(layers[i], float(x)) for i, x in zip(place, doses, strict=True)]
+        return np.log(np.maximum(states.mean_kl(vector, cells), 1e-30)) - math.log(target)
 
     low, high = math.log(SMALLEST), math.log(largest)
-    if excess(high) <= 0:
-        return largest
-    if excess(low) >= 0:
+    every = np.arange(len(layers))
+    doses = np.full(len(layers), largest)
+    reached = every[excess(np.full(len(layers), high), every) > 0]
+    if not len(reached):
+        return doses.tolist()
+    if (excess(np.full(len(reached), low), reached) >= 0).any():
         raise InputError(
             f"A KL of {target} nats is passed at a dose of {SMALLEST} already; aim at a larger one."
         )
-    return math.exp(float(brentq(excess, low, high, xtol=0.02)))
+    ends = np.full(len(reached), low), np.full(len(reached), high)
+    found = find_root(excess, ends, args=(reached,), tolerances={"xatol": 0.02})
+    doses[reached] = np.exp(found.x)
+    return doses.tolist()
 
 
 @torch.no_grad()

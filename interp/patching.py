@@ -9,6 +9,8 @@ activations into the corrupted run (base corrupted, source clean): 1 where the s
 the clean answer back. Noising is the reverse: 1 where the answer cannot do without it. At a full
 residual stream (all positions) recovery is 1 at every layer, and patching a run into itself gives 0.
 
+The floor under a recovery is what a change of the same norm does that points in a random direction.
+
 Sources: Meng et al. 2022, arXiv:2202.05262; Heimersheim and Nanda 2024, arXiv:2404.15255.
 Differs from the sources: the corrupted prompt asks for another answer, no noise is added; every layer
 of a batch of pairs runs together (:mod:`hooks.replay`), from the layer where its patch is.
@@ -29,6 +31,7 @@ from hooks.language_model import LanguageModel
 from hooks.replay import Replay, Variant
 from hooks.sites import Site, SiteKind
 from hooks.unembed import unembed
+from interp.controls import redirected
 from interp.prompt_pairs import Outcomes, PromptPair, Where, first_column, paired_batches, read, replayed
 
 Direction = Literal["denoising", "noising"]
@@ -86,6 +89,7 @@ def patch(
     layers: Sequence[int] | None = None,
     where: Where = "last",
     direction: Direction = "denoising",
+    floor: int | None = None,
     on_pairs: Callable[[int], None] | None = None,
 ) -> Patching:
     """Patch every pair at every site, one site at a time.
@@ -93,6 +97,7 @@ def patch(
     Args:
         layers: None takes every layer.
         where: Positions that are patched.
+        floor: A seed: every change keeps its norm, and points in a random direction drawn from it.
         on_pairs: Called with the number of pairs of each batch that is done, for progress.
 
     Raises:
@@ -110,19 +115,26 @@ def patch(
     last = Site(lm.n_layers - 1, "resid_post")
     patched = np.empty((len(pairs), len(sites), 2))
     ends = np.empty((len(pairs), 2, 2))
-    for numbers, source, base in paired_batches(lm, chosen, captured=len(set(sites))):
+    for numbers, source, base in paired_batches(lm, chosen, captured=len(set(sites)), where=where):
         mine = [chosen[number] for number in numbers]
         asked = [pairs[number] for number in numbers]
         acts = run_to(lm, source, {*sites, last})
+        if floor is not None:
+            own = run_to(lm, base, sites)
         recorded = Replay(lm, base, since=first_column(base, mine, where))
         width = base.input_ids.shape[1]
         variants = []
         for place, pair in enumerate(mine):
             start, stop = width - len(pair), width - len(pair) + pair.span(where)[1]
             positions = pair.positions(where)
-            variants += [
-                Variant(place, (Patch(site, acts[site][place, start:stop], positions),)) for site in sites
-            ]
+            for j, site in enumerate(sites):
+                value = acts[site][place, start:stop]
+                if floor is not None:
+                    here = own[site][place, start:stop]
+                    value = here + redirected(
+                        value - here, seed=floor, number=numbers[place] * len(sites) + j
+                    )
+                variants.append(Variant(place, (Patch(site, value, positions),)))
             variants.append(Variant(place))
         found = replayed(recorded, asked, variants).reshape(len(mine), len(sites) + 1, 2)
         patched[numbers], ends[numbers, 0] = found[:, :-1], found[:, -1]

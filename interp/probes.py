@@ -20,7 +20,7 @@ ones, where the source draws each on its own, so that no deal lacks a label.
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -69,7 +69,12 @@ class Probe:
     strengths: tuple[float, ...]
     """The C that each fold's training groups chose."""
 
-    n_rows: int
+    gain: Float[np.ndarray, " row"] = field(compare=False)
+    """Of each row: 1 where it is read rightly, 0 where not, less the mean of the same on the control task."""
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.gain)
 
 
 def probe(
@@ -190,7 +195,7 @@ def _probe(
         selectivity=_over_groups(gain, group, picks, level),
         chance=float(np.bincount(y).max() / len(y)),
         strengths=strengths,
-        n_rows=len(y),
+        gain=gain,
     )
 
 

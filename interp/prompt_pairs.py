@@ -7,6 +7,7 @@ How well a run answers is measured by the two next tokens alone:
     logit difference  logit(answer) - logit(corrupted answer)        logprob  log p(answer)
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -23,8 +24,8 @@ from hooks.positions import Positions, first
 from hooks.replay import Replay, Variant
 from hooks.rows import MAX_ROWS, Batch, Row, batches_of, pad_left
 
-Where = Literal["subject", "last", "all"]
-"""The tokens that the two prompts differ in, the last token, or every token."""
+Where = Literal["subject", "onward", "last", "all"]
+"""The tokens that the two prompts differ in, those and all that follow, the last token, or every token."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class PromptPair:
         match where:
             case "subject":
                 return self.subject
+            case "onward":
+                return self.subject[0], len(self)
             case "last":
                 return len(self) - 1, len(self)
             case "all":
@@ -127,25 +130,37 @@ def replayed(
 
 
 def paired_batches(
-    lm: LanguageModel, pairs: Sequence[PromptPair], *, captured: int, max_rows: int = MAX_ROWS
+    lm: LanguageModel,
+    pairs: Sequence[PromptPair],
+    *,
+    captured: int,
+    where: Where = "all",
+    max_rows: int = MAX_ROWS,
 ) -> Iterator[tuple[list[int], Batch, Batch]]:
     """Batches of pairs, sorted by length: their numbers, their clean and their corrupted prompts.
 
     Args:
         captured: Sites of one of the two that are held at a time.
+        where: Pairs of which so many tokens have to run again share a batch, within a factor of two.
     """
-    batches = batches_of(
-        [pair.clean for pair in pairs],
-        pad_id=lm.pad_id,
-        device=lm.device,
-        devices=lm.devices,
-        row_bytes=lm.token_bytes(captured=captured, cached=True),
-        max_rows=max_rows,
-    )
-    for clean in batches:
-        numbers = clean.row.tolist()
-        corrupted = pad_left([pair.corrupted for pair in pairs], numbers, pad_id=lm.pad_id, device=lm.device)
-        yield numbers, clean, corrupted
+    alike: dict[int, list[int]] = defaultdict(list)
+    for number, pair in enumerate(pairs):
+        alike[(len(pair) - pair.span(where)[0] - 1).bit_length()].append(number)
+    clean_rows, corrupted_rows = [pair.clean for pair in pairs], [pair.corrupted for pair in pairs]
+    for some in alike.values():
+        batches = batches_of(
+            clean_rows,
+            pad_id=lm.pad_id,
+            device=lm.device,
+            devices=lm.devices,
+            row_bytes=lm.token_bytes(captured=captured, cached=True),
+            max_rows=max_rows,
+            numbers=some,
+        )
+        for clean in batches:
+            numbers = clean.row.tolist()
+            corrupted = pad_left(corrupted_rows, numbers, pad_id=lm.pad_id, device=lm.device)
+            yield numbers, clean, corrupted
 
 
 def first_column(batch: Batch, pairs: Sequence[PromptPair], where: Where) -> int:

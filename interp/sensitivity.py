@@ -24,7 +24,7 @@ from hooks.errors import InputError
 from hooks.language_model import LanguageModel
 from hooks.positions import last
 from hooks.replay import Replay, Variant
-from interp.dose import LastTokens, dose_for_kl, kl_nats
+from interp.dose import LastTokens, doses_for_kl, kl_nats
 from interp.prompt_pairs import PromptPair, answer_logprob, first_column, paired_batches
 from interp.steering_vector import SteeringVector
 
@@ -60,6 +60,7 @@ def sensitivity(
     layers: Sequence[int] | None = None,
     dose: float = 0.05,
     kl_target: float | None = 0.01,
+    doses: Sequence[float] | None = None,
     n_states: int = 32,
     on_pairs: Callable[[int], None] | None = None,
 ) -> Sensitivity:
@@ -69,6 +70,7 @@ def sensitivity(
         layers: None takes every layer of the vector.
         dose: Small, so that the slope is one.
         kl_target: In nats; None leaves the comparison at equal KL out.
+        doses: Of each layer at ``kl_target``, as :func:`interp.dose.doses_for_kl` finds; None finds them.
         n_states: The first so many prompts, on which the dose of the wanted KL is found.
 
     Raises:
@@ -80,11 +82,11 @@ def sensitivity(
             f"sensitivity needs at least one pair and a dose above 0; got {len(pairs)} and {dose}."
         )
     chosen = tuple(vector.layers if layers is None else (layer % lm.n_layers for layer in layers))
-    doses = np.full(len(chosen), np.nan)
-    if kl_target is not None:
+    if kl_target is not None and doses is None:
         states = LastTokens(lm, [pair.clean for pair in pairs[:n_states]])
-        doses = np.array([dose_for_kl(states, vector, layer, kl_target) for layer in chosen])
-    sizes = [[x for x in (dose, -dose, at_kl) if not np.isnan(x)] for at_kl in doses]
+        doses = doses_for_kl(states, vector, chosen, kl_target)
+    matched = kl_target is not None
+    sizes = [[dose, -dose, *([at_kl] if matched else [])] for at_kl in doses or [0.0] * len(chosen)]
     found = np.empty((len(pairs), len(chosen), len(sizes[0]), 2))
     plain = np.empty(len(pairs))
     for numbers, clean, _ in paired_batches(lm, pairs, captured=1):
@@ -104,14 +106,13 @@ def sensitivity(
         plain[numbers] = answer_logprob(unedited, mine).double().cpu().numpy()
         if on_pairs is not None:
             on_pairs(len(numbers))
-    matched = kl_target is not None
     return Sensitivity(
         layers=chosen,
         dose=dose,
         slope=(found[:, :, 0, 0] - found[:, :, 1, 0]) / (2 * dose),
         kl=found[:, :, 0, 1],
         kl_target=kl_target,
-        dose_at_kl=doses if matched else None,
+        dose_at_kl=np.array(doses) if matched else None,
         kl_at_dose=found[:, :, 2, 1] if matched else None,
         effect_at_kl=found[:, :, 2, 0] - plain[:, None] if matched else None,
     )

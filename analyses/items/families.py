@@ -69,6 +69,14 @@ class Balance:
     """(mean of knowledge - mean of reasoning) / the pooled standard deviation before matching."""
 
 
+class NotEnoughItemsError(InputError):
+    """Too few items of a family for a verdict; holds what the filter left, for a report."""
+
+    def __init__(self, message: str, filtered: Filtered) -> None:
+        super().__init__(message)
+        self.filtered = filtered
+
+
 @dataclass(frozen=True)
 class Survivors:
     """Two matched families: ``knowledge[i]`` and ``reasoning[i]`` are a pair."""
@@ -92,6 +100,24 @@ class Survivors:
         return dict(Counter(survivor.item.kind for survivor in self.of(family)).most_common())
 
 
+def all_items(
+    *,
+    seed: int = 0,
+    relations: Sequence[Table] = (),
+    per_kind: int | None = PER_KIND,
+    reasoning: int = REASONING,
+) -> list[Item]:
+    """The items of both families that are asked, before any model has seen them.
+
+    Args:
+        relations: Tables to add to those of the package.
+        per_kind: Facts to ask of each table; None asks all.
+        reasoning: Reasoning items to ask.
+    """
+    items = knowledge_items([*tables(), *relations], seed=seed, per_kind=per_kind)
+    return items + reasoning_items(reasoning, seed=seed)
+
+
 def two_families(
     lm: LanguageModel,
     *,
@@ -109,20 +135,17 @@ def two_families(
     """Items of both families that the model answers right, matched.
 
     Args:
-        relations: Tables to add to those of the package.
-        per_kind: Facts to ask of each table; None asks all.
-        reasoning: Reasoning items to ask.
+        relations, per_kind, reasoning: As in :func:`all_items`.
         partners, both: As in :func:`survive`.
         matched_in, caliper: As in :func:`matched`.
         least: Matched items of each family that are needed.
         most: Keep only so many of the closest pairs.
 
     Raises:
-        InputError: if fewer than ``least`` survive in a family, or can be matched; with the counts
-            and the reasons.
+        NotEnoughItemsError: if fewer than ``least`` survive in a family, or can be matched; with the
+            counts and the reasons.
     """
-    items = knowledge_items([*tables(), *relations], seed=seed, per_kind=per_kind)
-    items += reasoning_items(reasoning, seed=seed)
+    items = all_items(seed=seed, relations=relations, per_kind=per_kind, reasoning=reasoning)
     filtered = survive(lm, items, seed=seed, partners=partners, both=both)
     return matched(filtered, matched_in=matched_in, caliper=caliper, least=least, most=most, model=lm.name)
 
@@ -145,8 +168,8 @@ def matched(
         model: What to call the model in an error.
 
     Raises:
-        InputError: if fewer than ``least`` survive in a family, or can be matched, or a covariate
-            is unknown.
+        NotEnoughItemsError: if fewer than ``least`` survive in a family, or can be matched.
+        InputError: if a covariate is unknown.
     """
     unknown = sorted(set(matched_in) - set(COVARIATES))
     if unknown or not matched_in:
@@ -156,18 +179,19 @@ def matched(
         )
     pools = [filtered.of("knowledge"), filtered.of("reasoning")]
     if min(map(len, pools)) < least:
-        raise InputError(_not_enough(filtered, least, model))
+        raise NotEnoughItemsError(_not_enough(filtered, least, model), filtered)
     a, b = (_values(pool, matched_in) for pool in pools)
     for strata, stratum in _STRATUM.items():
         labels = [[stratum(survivor.item) for survivor in pool] for pool in pools]
         pairs = match(a, b, labels[0], labels[1], caliper=caliper)[:most]
         if len(pairs) >= least:
             return _survivors(filtered, pools, pairs, strata, matched_in)
-    raise InputError(
+    raise NotEnoughItemsError(
         f"Only {len(pairs)} knowledge and reasoning items of {model} are alike in {' and '.join(matched_in)} "
         f"within {caliper} standard deviations, and {least} of each are needed: not enough for a "
         f"verdict. {len(pools[0])} knowledge and {len(pools[1])} reasoning items survived the filter. "
-        "More items or a wider caliper would work."
+        "More items or a wider caliper would work.",
+        filtered,
     )
 
 

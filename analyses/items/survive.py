@@ -6,7 +6,7 @@ candidates would be, no item survives: those that are right are lucky.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -88,6 +88,7 @@ def survive(
     partners: int = PARTNERS,
     both: bool = True,
     max_rows: int = MAX_ROWS,
+    on_items: Callable[[int], None] = lambda _: None,
 ) -> Filtered:
     """Ask the model every item, and the partner of each that it answers right.
 
@@ -95,6 +96,7 @@ def survive(
         partners: How many partners to try in turn, until one is answered right.
         both: Pass False to keep an item whatever the model says to its first partner.
         max_rows: Most prompts of one batch.
+        on_items: Called with a number of items as they are first asked or found unfit, for progress.
     """
     excluded: dict[int, Exclusion] = {}
     candidates: dict[int, list[ItemPair]] = {}
@@ -102,12 +104,13 @@ def survive(
         found = pairs_of(lm.tokenizer, item, seed=seed, most=partners)
         if isinstance(found, str):
             excluded[number] = Exclusion(item, found)
+            on_items(1)
         else:
             candidates[number] = found
 
     numbers = list(candidates)
     first = [candidates[number][0].pair for number in numbers]
-    clean = _next_tokens(lm, [p.clean for p in first], [p.answer for p in first], max_rows)
+    clean = _next_tokens(lm, [p.clean for p in first], [p.answer for p in first], max_rows, on_items)
     right: dict[int, _Next] = {}
     for number, answered in zip(numbers, clean, strict=True):
         if answered.right:
@@ -183,7 +186,11 @@ class _Next(NamedTuple):
 
 @torch.no_grad()
 def _next_tokens(
-    lm: LanguageModel, rows: Sequence[Row], answers: Sequence[int], max_rows: int
+    lm: LanguageModel,
+    rows: Sequence[Row],
+    answers: Sequence[int],
+    max_rows: int,
+    on_rows: Callable[[int], None] = lambda _: None,
 ) -> list[_Next]:
     told: dict[int, _Next] = {}
     batches = batches_of(
@@ -201,6 +208,7 @@ def _next_tokens(
         columns = zip(batch.row.tolist(), top.tolist(), wanted.tolist(), logp.tolist(), strict=True)
         # NaN is no answer: logits that hold one put it on top
         told |= {n: _Next(t, t == want and value == value, value) for n, t, want, value in columns}
+        on_rows(len(batch.row))
     return [told[number] for number in range(len(rows))]
 
 

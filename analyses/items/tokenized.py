@@ -97,6 +97,15 @@ def _specials(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     return tuple(int(i) for i in tokenizer("", add_special_tokens=True).input_ids)
 
 
+def after(tokenizer: PreTrainedTokenizerBase, context: str | None, item: TokenizedItem) -> tuple[int, ...]:
+    """The item's prompt, or a text, an empty line, and the item's prompt, whose tokens stay as they are."""
+    if not context:
+        return item.prompt
+    specials = _specials(tokenizer)
+    body = item.prompt[len(specials) :] if item.prompt[: len(specials)] == specials else item.prompt
+    return encode(tokenizer, context.strip() + "\n\n", template=False) + body
+
+
 def pairs_of(
     tokenizer: PreTrainedTokenizerBase, item: Item, *, seed: int = 0, most: int = 1
 ) -> list[ItemPair] | Obstacle:

@@ -9,7 +9,8 @@ from hooks.errors import InputError
 from hooks.load import adopt
 from hooks.rows import pad_left
 from hooks.sites import Site
-from interp.ablation import ablate
+from interp.ablation import ablate, mean_contributions
+from interp.controls import redirected
 from interp.prompt_pairs import answer_logprob
 
 
@@ -69,6 +70,35 @@ def test_resampling_takes_another_prompts_contribution(lm, pairs):
         values = contributions(lm, two[1 - i], 1, (n - 1, n))
         expected = by_hand(lm, pair, 1, "both", (len(pair) - 1, len(pair)), values)
         assert found.ablated.logprob[i, 0] == pytest.approx(expected, abs=2e-3)
+
+
+def test_the_partner_gives_what_the_block_adds_in_the_other_prompt(lm, pairs):
+    found = ablate(lm, pairs, replacement="partner", where="all", layers=[0, 2])
+    for i, pair in enumerate(pairs):
+        for j, layer in enumerate((0, 2)):
+            values = contributions(lm, pair.swapped, layer, (0, len(pair)))
+            expected = by_hand(lm, pair, layer, "both", (0, len(pair)), values)
+            assert found.ablated.logprob[i, j] == pytest.approx(expected, abs=2e-3)
+
+
+def test_means_of_other_prompts_can_be_put_in(lm, pairs):
+    others = mean_contributions(lm, pairs[1:], where="last")
+    found = ablate(lm, pairs[:1], where="last", means=others, layers=[1])
+    values = {kind: others[Site(1, kind)] for kind in ("attn_out", "mlp_out")}
+    n = len(pairs[0])
+    expected = by_hand(lm, pairs[0], 1, "both", (n - 1, n), values)
+    assert found.ablated.logprob[0, 0] == pytest.approx(expected, abs=2e-3)
+    assert not np.allclose(found.ablated.logprob, ablate(lm, pairs[:1], layers=[1]).ablated.logprob)
+
+
+def test_the_floor_is_a_change_of_the_same_norm(lm, pairs):
+    pair, span = pairs[1], pairs[1].subject
+    found = ablate(lm, [pair], part="mlp_out", replacement="zero", where="subject", layers=[1], floor=5)
+    own = contributions(lm, pair, 1, span)["mlp_out"]
+    change = torch.cat([torch.zeros(span[0], own.shape[1]), -own])
+    values = {"mlp_out": own + redirected(change, seed=5, number=0)[span[0] :]}
+    expected = by_hand(lm, pair, 1, "mlp_out", span, values)
+    assert found.ablated.logprob[0, 0] == pytest.approx(expected, abs=2e-3)
 
 
 def test_a_block_that_adds_nothing_loses_nothing_and_the_one_that_answers_loses_all(

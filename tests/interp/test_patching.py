@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from hooks.capture import capture
+from hooks.capture import capture, run_to
+from hooks.edits import Patch
 from hooks.errors import InputError, SiteNotFoundError
+from hooks.replay import Replay, Variant
 from hooks.rows import Row, pad_left
+from hooks.sites import Site
+from interp.controls import redirected
 from interp.patching import patch
 from interp.prompt_pairs import PromptPair, answer_logprob, logit_difference
 
@@ -109,3 +113,24 @@ def test_prompts_that_do_not_match_are_refused():
         PromptPair(short, short, 1, 1, (0, 1))
     with pytest.raises(InputError, match="subject 1:3 is not inside a prompt of 2 tokens"):
         PromptPair(short, short, 1, 2, (1, 3))
+
+
+def test_the_floor_puts_in_a_change_of_the_same_norm(lm, pairs):
+    """By hand: one pair, one layer, the change at the subject turned to the direction that was drawn."""
+    site, (pair, *_) = Site(1, "resid_post"), pairs
+    found = patch(lm, [pair], layers=[1], where="subject", floor=9)
+    stop = pair.subject[1]
+    clean, corrupted = (
+        run_to(lm, pad_left([row], [0], pad_id=lm.pad_id, device=lm.device), [site])[site][0, :stop]
+        for row in (pair.clean, pair.corrupted)
+    )
+    change = redirected(clean - corrupted, seed=9, number=0)
+    batch = pad_left([pair.corrupted], [0], pad_id=lm.pad_id, device=lm.device)
+    by_hand = Replay(lm, batch).run(
+        [Variant(0, (Patch(site, corrupted + change, pair.positions("subject")),))],
+        lambda logits, _: logit_difference(logits, [pair]),
+    )
+    assert found.patched.logit_difference[0, 0] == pytest.approx(float(by_hand.values[0]), abs=1e-4)
+    assert found.patched.logit_difference[0, 0] != pytest.approx(
+        patch(lm, [pair], layers=[1], where="subject").patched.logit_difference[0, 0], abs=1e-4
+    )

@@ -40,6 +40,7 @@ def test_a_planted_direction_is_read_in_groups_that_were_not_seen():
     assert found.selectivity.low > 0.2
     assert found.chance == 0.5
     assert (found.accuracy.n, found.n_rows) == (30, 60)
+    assert found.gain.mean() == pytest.approx(found.selectivity.estimate)
     assert len(found.controls) == 2
     assert found.control == pytest.approx(np.mean(found.controls))
     assert found.selectivity.estimate == pytest.approx(found.accuracy.estimate - found.control)

@@ -10,7 +10,7 @@ from hooks.errors import InputError, VectorError
 from hooks.inject import inject
 from hooks.positions import last
 from hooks.rows import pad_left
-from interp.dose import kl_nats
+from interp.dose import LastTokens, doses_for_kl, kl_nats
 from interp.prompt_pairs import answer_logprob
 from interp.sensitivity import sensitivity
 from interp.steering_vector import SteeringVector
@@ -85,3 +85,12 @@ def test_what_cannot_be_measured_is_refused(llama, pairs):
         sensitivity(llama, [], vector_for(llama))
     with pytest.raises(VectorError, match="was made for the model"):
         sensitivity(llama, pairs, vector_for(llama, fingerprint="other"))
+
+
+def test_doses_that_were_found_before_are_used(lm, pairs):
+    vector = vector_for(lm)
+    doses = doses_for_kl(LastTokens(lm, [pair.clean for pair in pairs]), vector, vector.layers, 0.02)
+    found = sensitivity(lm, pairs[:1], vector, kl_target=0.02, doses=doses)
+    whole = sensitivity(lm, pairs, vector, kl_target=0.02)
+    np.testing.assert_array_equal(found.dose_at_kl, whole.dose_at_kl)
+    np.testing.assert_allclose(found.effect_at_kl[0], whole.effect_at_kl[0], atol=1e-4)

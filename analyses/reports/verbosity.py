@@ -1,7 +1,4 @@
-"""The report page of a verbosity run: one self-contained HTML file, made from ``results.json``.
-
-Everything that a model or a problem wrote is escaped; the page fetches nothing.
-"""
+"""The report page of a verbosity run."""
 
 import difflib
 import json
@@ -11,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
-from plotly.offline import get_plotlyjs
 
+from analyses.reports.page import bars, fill
 from hooks.files import write_text
 
 NAMES = {
@@ -51,15 +47,9 @@ def render(
     run: Path,
 ) -> str:
     """The page as text."""
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= {"percent": percent, "points": points, "number": number}
-    return templates.get_template("report.html.jinja").render(
+    return fill(
+        "verbosity.html.jinja",
+        _figures(results),
         r=results,
         names=NAMES,
         speeds=speeds(records),
@@ -67,8 +57,6 @@ def render(
         halved=sum("halvings" in record for record in records),
         environment=environment,
         vector_file=run / "vectors" / "verbosity.safetensors",
-        plotly_js=Markup(get_plotlyjs()),  # the library's own script
-        figures={name: Markup(_html(figure)) for name, figure in _figures(results).items()},
         examples=[_example(example) for example in results["examples"]],
     )
 
@@ -81,33 +69,6 @@ def speeds(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         words[record["condition"]] += record["words"]
         seconds[record["condition"]] += record["seconds"]
     return {name: words[name] / seconds[name] for name in words if seconds[name] > 0}
-
-
-def percent(value: Mapping[str, Any] | float | None) -> str:
-    """A share, with its interval where there is one."""
-    return _with_interval(value, lambda x: f"{100 * x:.0f}%")
-
-
-def points(value: Mapping[str, Any] | float | None) -> str:
-    """A signed change in percent or percentage points, with its interval where there is one."""
-    return _with_interval(value, lambda x: f"{100 * x:+.1f}")
-
-
-def number(value: Mapping[str, Any] | float | None) -> str:
-    """A number to three digits, with its interval where there is one."""
-    return _with_interval(value, lambda x: f"{x:.3g}" if abs(x) < 100 else f"{x:.0f}")
-
-
-def _with_interval(value: Mapping[str, Any] | float | None, show: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, Mapping):
-        if value["estimate"] is None:
-            return "–"
-        if value["low"] is None or value["high"] is None:
-            return str(show(value["estimate"]))
-        return f"{show(value['estimate'])} [{show(value['low'])}, {show(value['high'])}]"
-    return str(show(value))
 
 
 def _example(example: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,37 +90,6 @@ def changed(text: str, other: str, tag: str) -> Markup:
         words = escape(" ".join(mine[start:stop]))
         parts.append(words if kind == "equal" else Markup("<{0}>{1}</{0}>").format(Markup(tag), words))
     return Markup(" ").join(parts)
-
-
-def _html(figure: go.Figure) -> str:
-    if figure.layout.height is None:
-        figure.update_layout(height=380, margin={"l": 64, "r": 24, "t": 24, "b": 56}, legend={"y": 1.12})
-    figure.update_layout(
-        template="none",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": "#808890", "family": "system-ui, sans-serif", "size": 13},
-        legend_orientation="h",
-    )
-    figure.update_xaxes(gridcolor="rgba(128,136,144,0.25)", zerolinecolor="rgba(128,136,144,0.4)")
-    figure.update_yaxes(gridcolor="rgba(128,136,144,0.25)", zerolinecolor="rgba(128,136,144,0.4)")
-    return str(
-        figure.to_html(
-            full_html=False, include_plotlyjs=False, config={"responsive": True, "displayModeBar": False}
-        )
-    )
-
-
-def _bars(values: Sequence[Mapping[str, Any]], scale: float = 1.0) -> dict[str, Any]:
-    """Error bars of intervals."""
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [scale * (v["high"] - v["estimate"]) for v in values],
-        "arrayminus": [scale * (v["estimate"] - v["low"]) for v in values],
-        "thickness": 1,
-        "width": 3,
-    }
 
 
 def _figures(results: Mapping[str, Any]) -> dict[str, go.Figure]:
@@ -186,8 +116,8 @@ def _frontier(results: Mapping[str, Any]) -> go.Figure:
         figure.add_scatter(
             x=[row["tokens"]["estimate"]],
             y=[100 * row["accuracy"]["estimate"]],
-            error_x=_bars([row["tokens"]]),
-            error_y=_bars([row["accuracy"]], 100.0),
+            error_x=bars([row["tokens"]]),
+            error_y=bars([row["accuracy"]], 100.0),
             text=[f"{NAMES[name]} (confirm, n = {row['n']})"],
             mode="markers",
             marker={"size": 11, "color": COLOURS[name]},
@@ -240,7 +170,7 @@ def _layers(results: Mapping[str, Any]) -> go.Figure:
     figure.add_bar(
         x=[row["layer"] for row in table],
         y=[100 * row["tokens_change"]["estimate"] for row in table],
-        error_y=_bars([row["tokens_change"] for row in table], 100.0),
+        error_y=bars([row["tokens_change"] for row in table], 100.0),
         text=[f"{row['lost']:+d} lost" for row in table],
         marker_color=[
             COLOURS["vector"] if row["layer"] == results["layers"]["chosen"] else "#9db4cc" for row in table

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from analyses.report import changed, number, percent, points, speeds, write_report
+from analyses.reports.page import number, percent, points
+from analyses.reports.verbosity import changed, speeds, write_report
 
 
 class Tags(HTMLParser):

@@ -1,0 +1,56 @@
+"""What every step of a layers run needs: the model, the matched items, and its folder."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from analyses.configs import LayersConfig
+from analyses.items import Item, Survivors
+from analyses.items.item import Family
+from analyses.progress import Stage
+from analyses.run_folder import Key, RunFolder
+from analyses.workers import Task, Workers
+from hooks import LanguageModel
+from interp.prompt_pairs import PromptPair
+
+FAMILIES: tuple[Family, ...] = ("knowledge", "reasoning")
+
+Work = tuple[Sequence[Key], Task]
+"""A task, and what its records are of, in order."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What every step needs."""
+
+    config: LayersConfig
+    lm: LanguageModel
+    workers: Workers
+    run: RunFolder
+    items: list[Item]
+    survivors: Survivors
+    start: Callable[[str, int], Stage]
+
+    def pairs(self, n: int | None = None) -> list[tuple[str, PromptPair]]:
+        """The first ``n`` matched items of both families, one beside the other, by id."""
+        both = zip(self.survivors.knowledge[:n], self.survivors.reasoning[:n], strict=True)
+        return [(s.item.id, s.pair) for two in both for s in two]
+
+    def compute(self, what: str, work: Sequence[Work]) -> None:
+        """Do what is not on disk yet, and write its records as they come."""
+        todo = [(keys, task) for keys, task in work if self.run.missing(keys, chunk=len(keys))]
+        stage = self.start(what, len(work))
+        stage.rows(len(work) - len(todo))
+        for place, fields in self.workers.map([task for _, task in todo], stage.tokens):
+            self.run.add(todo[place][0], fields)
+            stage.rows()
+
+    def curves(
+        self, family: Family, of: tuple[str, str], n: int | None = None
+    ) -> Float[np.ndarray, "item layer"]:
+        """A measure's curve, by their names, of the first ``n`` matched items of a family."""
+        name, curve = of
+        records = [self.run.get(name, s.item.id) for s in self.survivors.of(family)[:n]]
+        return np.array([record["curves"][curve] for record in records])
