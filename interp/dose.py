@@ -253,7 +253,7 @@ def doses_for_kl(
     ) -> Float64[np.ndarray, " some"]:
         doses = sign * np.exp(log_dose)
         cells = [(layers[i], float(x)) for i, x in zip(place, doses, strict=True)]
-        return np.log(np.maximum(states.mean_kl(vector, cells), 1e-30)) - math.log(target)
+        return np.asarray(np.log(np.maximum(states.mean_kl(vector, cells), 1e-30)) - math.log(target))
 
     low, high = math.log(SMALLEST), math.log(largest)
     every = np.arange(len(layers))

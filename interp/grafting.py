@@ -131,9 +131,11 @@ class Grafting:
         n = len(self.kl_host)
         if self.undefined:
             return (Interval(np.nan, np.nan, np.nan, n, level),) * self.kl.shape[1]
-        options = {"n_resamples": n_resamples, "level": level, "seed": seed}
-        lost = [ratio_bootstrap(kl, self.kl_host, **options) for kl in self.kl.T]
-        return tuple(Interval(-x.estimate, -x.high, -x.low, n, level) for x in lost)
+        lost = [
+            ratio_bootstrap(kl, self.kl_host, n_resamples=n_resamples, level=level, seed=seed)
+            for kl in self.kl.T
+        ]
+        return tuple(Interval(0.0 - x.estimate, 0.0 - x.high, 0.0 - x.low, n, level) for x in lost)
 
     def __repr__(self) -> str:
         donor: Side = "base" if self.into == "tuned" else "tuned"
@@ -170,7 +172,8 @@ def weight_change(base: LanguageModel, tuned: LanguageModel) -> WeightChange:
         squares["block"][layer] += found
         if part is not None:
             squares[part][layer] += found
-    return WeightChange(*(_relative(found) for found in squares.values()), outside)
+    blocks, attention, mlp = (_relative(found) for found in squares.values())
+    return WeightChange(blocks, attention, mlp, outside)
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from hooks.errors import InputError
 from hooks.language_model import LanguageModel
@@ -142,10 +143,11 @@ def probe_layers(
     deals = [_deal(y, kind, rng) for _ in range(n_control)]
     n_groups = int(group.max()) + 1
     picks = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=N_RESAMPLES)
-    return tuple(
-        _probe(features[site].astype(np.float64), y, deals, group, picks, folds=folds, level=level, seed=seed)
-        for site in range(len(features))
-    )
+    with threadpool_limits(1):  # threads wait for each other longer than so small a fit takes
+        return tuple(
+            _probe(x.astype(np.float64), y, deals, group, picks, folds=folds, level=level, seed=seed)
+            for x in features
+        )
 
 
 def probe_sites(

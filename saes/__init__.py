@@ -1,8 +1,17 @@
-"""Sparse dictionaries: what they share, one file per architecture, and edits of single latents."""
+"""Sparse dictionaries: read and written, one file per architecture, and edits of single latents."""
 
 from saes.dictionary import Dictionary as Dictionary
+from saes.dictionary import Origin as Origin
 from saes.edits import ClampLatents as ClampLatents
 from saes.edits import ScaleLatents as ScaleLatents
+from saes.formats.saelens import save_dictionary as save_dictionary
+from saes.gated import GatedSAE as GatedSAE
+from saes.jumprelu import JumpReLUSAE as JumpReLUSAE
+from saes.load import load_dictionary as load_dictionary
+from saes.load import load_release as load_release
+from saes.load import load_transcoder as load_transcoder
 from saes.shards import ActivationShards as ActivationShards
 from saes.shards import write_shards as write_shards
+from saes.standard import StandardSAE as StandardSAE
 from saes.topk import TopKSAE as TopKSAE
+from saes.transcoder import Transcoder as Transcoder

@@ -24,7 +24,8 @@ from hooks.errors import VectorError
 from hooks.language_model import LanguageModel
 from hooks.positions import Positions, generated
 from hooks.sites import Site
-from saes.dictionary import Dictionary
+from saes.dictionary import Dictionary, check_model, check_site
+from saes.transcoder import Transcoder
 
 NUMBERS = 2**25
 """Latents computed at once, 128 MB of them: a long prompt is encoded a few positions at a time."""
@@ -40,6 +41,8 @@ class _LatentEdit:
     """The value to set, or the factor to scale by, by latent."""
 
     positions: Positions = field(default=generated)
+    any_model: bool = False
+    """Allow a dictionary that was trained on another model of the same width."""
 
     @property
     def group(self) -> Hashable:
@@ -92,20 +95,24 @@ def _write(
     moved, home = [], dictionary.W_dec.device
     latent, factor, value = (t.to(home) for t in (latent, factor, value))
     for part in h.split(max(1, NUMBERS // (len(h) * dictionary.d_sae)), dim=1):
-        z = dictionary.encode(part.to(home, torch.float32))
+        x = part.to(home, torch.float32)
+        z = dictionary.encode(x)
         at = latent[:, None].expand(*part.shape[:2], -1)
         changed = factor[:, None].to(z) * z.gather(-1, at) + value[:, None].to(z)
-        moved.append(dictionary.decode(z.scatter(-1, at, changed)) - dictionary.decode(z))
+        moved.append(dictionary.decode(z.scatter(-1, at, changed), x) - dictionary.decode(z, x))
     return h + torch.cat(moved, 1).to(h)
 
 
 def _check(lm: LanguageModel, edit: _LatentEdit, what: str) -> None:
     dictionary, latents = edit.dictionary, edit.latents
-    if dictionary.d_in != lm.d_model:
+    if isinstance(dictionary, Transcoder):
         raise VectorError(
-            f"The dictionary to {what} reads activations {dictionary.d_in} wide; the residual stream "
-            f"of {lm.name} is {lm.d_model}."
+            f"The dictionary to {what} is a transcoder, which reads one place and writes another: there is "
+            "no error to keep. Add its rows of W_dec where it writes instead: hooks.Add."
         )
+    name = f"The dictionary to {what}"
+    check_model(dictionary, lm, name=name, any_model=edit.any_model)
+    check_site(dictionary.origin, lm.anatomy.resolve(edit.site), name=name)
     if not latents:
         raise VectorError(f"No latents to {what}. Pass a number for each, e.g. {{17: 0.0}}.")
     if unknown := [i for i in latents if not 0 <= i < dictionary.d_sae]:
@@ -126,7 +133,7 @@ def _check_float32(dictionary: Dictionary, device: torch.device, what: str) -> N
     would_work = f"Keep it in float32 on {device}, where the model is."
     try:
         z = dictionary.encode(x)
-        back = dictionary.decode(z)
+        back = dictionary.decode(z, x)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise VectorError(f"The dictionary to {what} cannot read float32: {reason}. {would_work}") from None

@@ -13,37 +13,40 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hooks.errors import InputError
+from saes.autoencoder import Autoencoder, Normalization
+from saes.dictionary import UNKNOWN, Origin
 
 
-class TopKSAE(nn.Module):
+class TopKSAE(Autoencoder):
     """Keep the ``k`` largest pre-activations of each input; zero the rest."""
 
-    d_in: int
-    d_sae: int
-    W_enc: Float[Tensor, "d_in d_sae"]
     b_enc: Float[Tensor, " d_sae"]
-    W_dec: Float[Tensor, "d_sae d_in"]
-    b_dec: Float[Tensor, " d_in"]
 
-    def __init__(self, d_in: int, d_sae: int, k: int, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        d_in: int,
+        d_sae: int,
+        k: int,
+        *,
+        seed: int | None = 0,
+        apply_b_dec_to_input: bool = True,
+        normalize_activations: Normalization = "none",
+        origin: Origin = UNKNOWN,
+    ) -> None:
         if d_in < 1 or not 0 < k <= d_sae:
             raise InputError(f"d_in={d_in}, d_sae={d_sae}, k={k}: d_in is 1 or more, and k is in 1..d_sae.")
-        super().__init__()
-        self.d_in, self.d_sae, self.k = d_in, d_sae, k
-        generator = torch.Generator().manual_seed(seed)
-        directions = nn.functional.normalize(torch.randn(d_sae, d_in, generator=generator), dim=-1)
-        self.W_enc = nn.Parameter(directions.T.clone())
+        super().__init__(
+            d_in, d_sae, seed=seed, apply_b_dec_to_input=apply_b_dec_to_input,
+            normalize_activations=normalize_activations, origin=origin,
+        )  # fmt: skip
+        self.k = k
         self.b_enc = nn.Parameter(torch.zeros(d_sae))
-        self.W_dec = nn.Parameter(directions)
-        self.b_dec = nn.Parameter(torch.zeros(d_in))
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        pre = ((x - self.b_dec) @ self.W_enc + self.b_enc).relu()
-        top = pre.topk(self.k, dim=-1)
-        return torch.zeros_like(pre).scatter(-1, top.indices, top.values)
+        return largest((self.projected(x) + self.b_enc).relu(), self.k)
 
-    def decode(self, latents: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_in"]:
-        return latents @ self.W_dec + self.b_dec
 
-    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        return self.decode(self.encode(x))
+def largest(pre: Float[Tensor, "*batch d_sae"], k: int) -> Float[Tensor, "*batch d_sae"]:
+    """The ``k`` largest, and zero for the rest."""
+    top = pre.topk(k, dim=-1)
+    return torch.zeros_like(pre).scatter(-1, top.indices, top.values)

@@ -12,16 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from analyses.items import Survivor
+from analyses.items import Item, Survivor
 from analyses.items.item import Family
 from analyses.layers.study import FAMILIES, Study, Work
 from analyses.workers import Progress
+from hooks.errors import InputError
 from hooks.language_model import LanguageModel
 from hooks.rows import Row
 from hooks.sites import Site
 from interp.depth import center_of_mass
-from interp.probes import probe_layers
+from interp.probes import INNER_FOLDS, probe_layers
 from interp.token_activations import token_activations
+
+SHARED = 2
+"""Groups that share an answer, for each fold: folds are of groups, and not evenly filled."""
 
 PROBE_LAYERS = 5
 """Layers that are probed in one task."""
@@ -36,7 +40,7 @@ class Readable:
     """The answer's token."""
 
     groups: tuple[str, ...]
-    """What is asked of which subject: all prompts of one are on one side of a split."""
+    """What is asked: all prompts of one are on one side of a split."""
 
     kinds: tuple[str, ...]
 
@@ -50,19 +54,24 @@ class Readable:
 
 
 def readable(survivors: Sequence[Survivor], folds: int) -> Readable:
-    """The prompts of items and partners whose answer at least ``folds`` groups share."""
+    """The prompts of items and partners whose answer enough groups share for every fold to have it."""
     asked = []
     for s in survivors:
-        asked.append((s.pair.clean, s.pair.answer, f"{s.item.kind}/{s.item.subject}", s.item.kind))
-        asked.append(
-            (s.pair.corrupted, s.pair.corrupted_answer, f"{s.item.kind}/{s.partner.subject}", s.item.kind)
-        )
+        asked.append((s.pair.clean, s.pair.answer, _group(s.item), s.item.kind))
+        asked.append((s.pair.corrupted, s.pair.corrupted_answer, _group(s.partner), s.item.kind))
     sharing: dict[int, set[str]] = defaultdict(set)
     for _, label, group, _ in asked:
         sharing[label].add(group)
-    kept = [prompt for prompt in dict.fromkeys(asked) if len(sharing[prompt[1]]) >= folds]
+    fewest = SHARED * max(folds, INNER_FOLDS)
+    kept = [prompt for prompt in dict.fromkeys(asked) if len(sharing[prompt[1]]) >= fewest]
     columns = zip(*kept, strict=True) if kept else [()] * 4
     return Readable(*(tuple(column) for column in columns))
+
+
+def _group(item: Item) -> str:
+    """What is asked: a fact of a subject, however it is put; or one question over its context."""
+    asked = item.subject if item.family == "knowledge" else item.prompt.rsplit("\n", 1)[-1]
+    return f"{item.kind}/{asked}"
 
 
 @dataclass(frozen=True)
@@ -80,14 +89,17 @@ class Probed:
         sites = [Site(layer, "resid_post") for layer in self.layers]
         features = token_activations(lm, self.prompts.rows, sites)
         on_tokens(sum(len(row.tokens) for row in self.prompts.rows))
-        probes = probe_layers(
-            features,
-            self.prompts.labels,
-            self.prompts.groups,
-            folds=self.folds,
-            n_control=self.n_control,
-            seed=self.seed,
-        )
+        try:
+            probes = probe_layers(
+                features,
+                self.prompts.labels,
+                self.prompts.groups,
+                folds=self.folds,
+                n_control=self.n_control,
+                seed=self.seed,
+            )
+        except InputError as error:  # how labels fall into folds is not known before
+            return [{"why": str(error)} for _ in sites]
         return [
             {
                 "accuracy": probe.accuracy.as_dict(),
@@ -129,12 +141,12 @@ def probes(study: Study) -> dict[str, Any]:
 def _probe(study: Study, family: Family, prompts: Readable) -> dict[str, Any]:
     facts = {"rows": len(prompts.rows), "answers": len(set(prompts.labels))}
     if facts["answers"] < 2:
-        return {
-            **facts,
-            "layers": None,
-            "why": f"fewer than two answers are shared by {study.config.probe_folds} subjects or more",
-        }
+        fewest = SHARED * max(study.config.probe_folds, INNER_FOLDS)
+        why = f"fewer than two answers are shared by {fewest} subjects or more"
+        return {**facts, "layers": None, "why": why}
     records = [study.run.get(f"probe:{family}", str(layer)) for layer in range(study.lm.n_layers)]
+    if whys := [record["why"] for record in records if "why" in record]:
+        return {**facts, "layers": None, "why": whys[0]}
     selectivity = np.array([r["selectivity"]["estimate"] for r in records])
     return {
         **facts,

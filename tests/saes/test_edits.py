@@ -12,7 +12,7 @@ from hooks.edits import Edit
 from hooks.errors import VectorError
 from hooks.positions import everything, generated, last, prompt
 from hooks.rows import pad_left
-from saes import ClampLatents, ScaleLatents, TopKSAE, edits
+from saes import ClampLatents, JumpReLUSAE, Origin, ScaleLatents, TopKSAE, Transcoder, edits
 
 SITE, D, CPU = Site(1, "resid_post"), 32, torch.device("cpu")
 
@@ -289,6 +289,41 @@ def test_a_dictionary_of_another_width_is_refused_with_both(llama, width):
     refused(llama, edit, f"reads activations {width} wide; the residual stream of tiny-llama is 32")
 
 
+def test_a_dictionary_of_another_site_is_refused_with_both(llama):
+    origin = Origin(site=Site(2, "resid_post"))
+    edit = ClampLatents(SITE, TopKSAE(D, 100, 4, origin=origin), {5: 1.0})
+    refused(llama, edit, r"reads blocks\.2\.hook_resid_post, and blocks\.1\.hook_resid_post was asked for")
+
+
+@pytest.mark.parametrize("site", [Site(1, "resid_post"), Site(2, "resid_pre"), Site(-2, "resid_post")])
+def test_what_a_block_leaves_is_what_the_next_one_takes(llama, site):
+    for trained in (Site(1, "resid_post"), Site(2, "resid_pre")):
+        ClampLatents(site, TopKSAE(D, 100, 4, origin=Origin(site=trained)), {5: 1.0}).check(llama)
+
+
+def test_a_dictionary_of_another_model_is_refused_unless_any_will_do(llama):
+    dictionary = TopKSAE(D, 100, 4, origin=Origin(model="google/gemma-2-2b"))
+    refused(
+        llama, ClampLatents(SITE, dictionary, {5: 1.0}), "trained on google/gemma-2-2b; this .* tiny-llama"
+    )
+    ClampLatents(SITE, dictionary, {5: 1.0}, any_model=True).check(llama)
+
+
+def test_a_transcoder_is_refused(llama):
+    refused(llama, ScaleLatents(SITE, Transcoder(D, 100, D), {5: 1.0}), "is a transcoder, .* hooks.Add")
+
+
+@pytest.mark.parametrize("how", ["constant_norm_rescale", "layer_norm"])
+def test_a_dictionary_that_normalises_its_input_writes_at_the_size_of_that_input(llama, how):
+    made = JumpReLUSAE(D, 100, normalize_activations=how).requires_grad_(False)
+    edit = ClampLatents(SITE, made, {7: 9.0})
+    edit.check(llama)
+    change = written(edit) - H
+    gap = 9.0 - made.encode(H)[..., 7]
+    size = H.norm(dim=-1) / D**0.5 if how == "constant_norm_rescale" else H.std(dim=-1)
+    torch.testing.assert_close(change, (gap * size)[..., None] * made.W_dec[7], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_dictionary_that_is_not_in_float32_is_refused(llama, dtype):
     edit = ClampLatents(SITE, TopKSAE(D, 100, 4).to(dtype), {5: 1.0})
@@ -310,7 +345,7 @@ class Overflowing(nn.Module):
         super().__init__()
         self.inner = TopKSAE(D, 100, 4)
         self.where, self.dtype, self.back = where, dtype, back
-        self.d_in, self.d_sae, self.W_dec = D, 100, self.inner.W_dec
+        self.d_in, self.d_sae, self.W_dec, self.origin = D, 100, self.inner.W_dec, Origin()
 
     def through(self, value, here):
         if here != self.where:
@@ -321,7 +356,7 @@ class Overflowing(nn.Module):
     def encode(self, x):
         return self.through(self.inner.encode(x), "encode")
 
-    def decode(self, latents):
+    def decode(self, latents, of=None):  # noqa: ARG002
         return self.through(self.inner.decode(latents.float()), "decode")
 
 

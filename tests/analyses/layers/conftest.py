@@ -12,6 +12,7 @@ from tests.interp.planted import planted
 
 SMALL = LayersConfig(
     n_items=40,
+    matched_in=("prompt_tokens",),
     n_floor=4,
     n_random=2,
     n_pairs=6,

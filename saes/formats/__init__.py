@@ -1,0 +1,1 @@
+"""Layouts of dictionaries on disk, one file each: SAELens, Gemma Scope, sparsify."""
