@@ -130,7 +130,7 @@ class Grafting:
         """``carried_kl`` of each layer, with a paired bootstrap over prompts: the same for every layer."""
         n = len(self.kl_host)
         if self.undefined:
-            return (Interval(np.nan, np.nan, np.nan, n, level),) * self.kl.shape[1]
+            return (Interval(np.nan, np.nan, np.nan, n, level),) * int(self.kl.shape[1])
         lost = [
             ratio_bootstrap(kl, self.kl_host, n_resamples=n_resamples, level=level, seed=seed)
             for kl in self.kl.T

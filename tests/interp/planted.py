@@ -65,7 +65,7 @@ class Planted:
     """Where each family is answered."""
 
     pairs: dict[Family, list[PromptPair]]
-    """Item i of one family is matched to item i of the other."""
+    """All items in random order; item i of one family is matched to item i of the other."""
 
 
 @cache
@@ -93,14 +93,14 @@ def _pairs(generator: torch.Generator) -> dict[Family, list[PromptPair]]:
     table = torch.randperm(BASE, generator=generator).tolist()
     shift = torch.randint(1, BASE, (BASE, BASE), generator=generator).tolist()
     pairs: dict[Family, list[PromptPair]] = {family: [] for family in TASK}
-    for x in range(BASE):
-        for y in range(BASE):
-            both = x, (x + shift[x][y]) % BASE
-            answers = {"knowledge": [table[n] for n in both], "reasoning": [(n + y) % BASE for n in both]}
-            for family, task in TASK.items():
-                rows = (_ids("<bos>", task, str(n), str(y), "=") for n in both)
-                clean, corrupted = (Row(row, len(row)) for row in rows)
-                pairs[family].append(PromptPair(clean, corrupted, *_ids(*map(str, answers[family])), SUBJECT))
+    for item in torch.randperm(BASE**2, generator=generator).tolist():
+        x, y = divmod(item, BASE)
+        both = x, (x + shift[x][y]) % BASE
+        answers = {"knowledge": [table[n] for n in both], "reasoning": [(n + y) % BASE for n in both]}
+        for family, task in TASK.items():
+            rows = (_ids("<bos>", task, str(n), str(y), "=") for n in both)
+            clean, corrupted = (Row(row, len(row)) for row in rows)
+            pairs[family].append(PromptPair(clean, corrupted, *_ids(*map(str, answers[family])), SUBJECT))
     return pairs
 
 

