@@ -11,7 +11,7 @@ from interp.attribution import attribute
 from interp.depth import depth_difference
 from interp.lens import logit_lens
 from interp.patching import patch
-from tests.interp.planted import N_LAYERS, TASK, planted  (a helper of the tests)
+from tests.interp.planted import N_LAYERS, TASK, planted
 
 PARTS = ("attn_out", "mlp_out")
 N_PAIRS = 40
