@@ -106,7 +106,7 @@ def _statistic(methods: Sequence[Mapping[str, Any]]) -> go.Figure:
     figure.update_layout(
         height=90 + 34 * len(shown), margin={"l": 330, "r": 24, "t": 8, "b": 56}, template="none"
     )
-    figure.update_xaxes(title="layers that reasoning sits deeper than knowledge (centre of mass)")
+    figure.update_xaxes(title="reasoning less knowledge, layers")
     return figure
 
 

@@ -84,5 +84,6 @@ def bars(values: Sequence[Mapping[str, Any]], scale: float = 1.0) -> dict[str, A
         "array": [scale * (v["high"] - v["estimate"]) for v in values],
         "arrayminus": [scale * (v["estimate"] - v["low"]) for v in values],
         "thickness": 1,
+        "color": "#808890",
         "width": 3,
     }
