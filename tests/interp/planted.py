@@ -69,24 +69,35 @@ class Planted:
 
 
 @cache
-def planted(knowledge: int, reasoning: int, *, seed: int = 0) -> Planted:
+def planted(knowledge: int, reasoning: int, *, seed: int = 0, noise: float = NOISE) -> Planted:
     """A model that answers every prompt, each family in the block that is asked for. Read-only.
 
     Args:
         seed: Of the table, the corrupted partners and every weight.
+        noise: Without it, the other blocks add exactly nothing.
     """
-    generator = torch.Generator().manual_seed(seed)
     block: dict[Family, int] = {"knowledge": knowledge, "reasoning": reasoning}
-    pairs = _pairs(generator)
     depth = sorted(set(block.values()))
-    learned = _model(len(depth), generator, writes=0.1)
-    _train(learned, {family: depth.index(at) for family, at in block.items()}, pairs, generator)
-    model = _model(N_LAYERS, generator, writes=NOISE)
+    learned, pairs = _learned(depth.index(knowledge), depth.index(reasoning), seed)
+    model = _model(N_LAYERS, torch.Generator().manual_seed(seed), writes=noise)
     model.model.embed_tokens.load_state_dict(learned.model.embed_tokens.state_dict())
     for trained, at in zip(learned.model.layers, depth, strict=True):
         model.model.layers[at].load_state_dict(trained.state_dict())
     _require_right(model, pairs)
     return Planted(adopt(model, _tokenizer(), name=f"planted-{knowledge}-{reasoning}"), block, pairs)
+
+
+@cache
+def _learned(
+    knowledge: int, reasoning: int, seed: int
+) -> tuple[LlamaForCausalLM, dict[Family, list[PromptPair]]]:
+    """The blocks that answer, one after the other or both in one, and what they learned."""
+    generator = torch.Generator().manual_seed(seed)
+    block: dict[Family, int] = {"knowledge": knowledge, "reasoning": reasoning}
+    pairs = _pairs(generator)
+    model = _model(len(set(block.values())), generator, writes=0.1)
+    _train(model, block, pairs, generator)
+    return model, pairs
 
 
 def _pairs(generator: torch.Generator) -> dict[Family, list[PromptPair]]:

@@ -12,6 +12,7 @@ import pytest
 from analyses import cli
 from analyses.layers import measures
 from analyses.layers import run as layers
+from analyses.layers.verdict import PRIMARY
 from analyses.reports.layers import write_report
 from hooks.errors import InputError
 from hooks.load import load
@@ -42,8 +43,10 @@ def test_every_causal_method_finds_what_was_planted(planted_run, knowledge, reas
             floor = method["families"][family]["floor"][at]["estimate"]
             assert curve[at] > 2 * abs(floor), (name, family)
         assert method["verdict"] == verdict, name
-        found_apart = method["depth"]["difference"]["estimate"]  # noise in the curves pulls it to zero
-        assert found_apart == pytest.approx(reasoning - knowledge, abs=0.8), name
+        apart = method["depth"]["difference"]["estimate"]  # noise in the curves pulls it to zero
+        assert abs(apart) <= 1 if reasoning == knowledge else apart * (reasoning - knowledge) > 3, name
+        if name == PRIMARY:
+            assert apart == pytest.approx(reasoning - knowledge, abs=0.6)
 
 
 def test_the_headline_answers_and_the_page_says_it(planted_run):
