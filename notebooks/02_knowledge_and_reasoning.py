@@ -48,7 +48,7 @@ print(f"{lm.name}: {lm.n_layers} layers, d_model {lm.d_model}")
 # it answers right, each with a partner whose subject alone differs, matched in length and confidence.
 
 # %%
-found = two_families(lm, per_kind=8, reasoning=160, most=24, least=12)
+found = two_families(lm, per_kind=3, reasoning=48, most=8, least=5)
 print(f"{len(found.knowledge)} matched pairs of items")
 print(found.kinds("knowledge"), found.kinds("reasoning"))
 for survivor in (found.knowledge[0], found.reasoning[0]):
@@ -67,7 +67,7 @@ COLOURS = {"knowledge": "#d9822b", "reasoning": "#2f7ed8"}
 curves, floors = {}, {}
 for family, mine in pairs.items():
     curves[family] = ablate(lm, mine, replacement="partner", where="onward").drop_in_difference
-    floors[family] = ablate(lm, mine[:8], replacement="partner", where="onward", floor=0).drop_in_difference
+    floors[family] = ablate(lm, mine[:4], replacement="partner", where="onward", floor=0).drop_in_difference
 
 
 def plot(curves, floors, title):
@@ -90,7 +90,7 @@ plot(curves, floors, "nats of the logit difference")
 # matched pairs and a permutation test over the labels. With so few items it will often not be settled.
 
 # %%
-depth = depth_difference(curves["reasoning"], curves["knowledge"], paired=True, n_resamples=2000)
+depth = depth_difference(curves["reasoning"], curves["knowledge"], paired=True, n_resamples=1000)
 d = depth.difference
 print(f"reasoning at layer {depth.reasoning.estimate:.1f}, knowledge at {depth.knowledge.estimate:.1f}")
 print(
@@ -114,7 +114,7 @@ plot(recovery, None, "recovery at the last token")
 # Attribution does all sites in a few backward passes. How far to believe it is a number, not a habit.
 
 # %%
-few = pairs["knowledge"][:6]
+few = pairs["knowledge"][:3]
 print(attribute(lm, few, where="last", steps=4).against(lm, few))
 
 # %% [markdown]
