@@ -68,7 +68,11 @@ class Node:
             *("--object-store-memory=80000000", "--disable-usage-stats", *arguments),
         ]
         quiet = subprocess.DEVNULL
-        process = subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True)
+        # else it asks for a token where an earlier Ray has left one in the home folder
+        environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+        process = subprocess.Popen(
+            command, stdout=quiet, stderr=quiet, start_new_session=True, env=environment
+        )
         return Node(process)
 
     def kill(self) -> None:
