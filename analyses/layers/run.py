@@ -17,6 +17,7 @@ named before the data are seen, and a report that says when it is not settled.
 import csv
 import io
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def run(config: LayersConfig, out: Path, *, device: str | None = None, ray: str 
                 else:
                     workers = LocalWorker(lm) if ray is None else RayWorkers(ray, lm)
                     study = Study(config, lm, workers, folder, items, survivors, start)
-                    folder.write("results.json", _results(study, tuned))
+                    folder.write("results.json", _undefined_as_none(_results(study, tuned)))
         results = json.loads((folder.path / "results.json").read_text(encoding="utf-8"))
         write_text(folder.path / "layers.csv", tidy(results))
         write_report(folder.path)
@@ -129,6 +130,15 @@ def _results(study: Study, tuned: LanguageModel | None) -> dict[str, Any]:
         "fast_slow": fast_and_slow(study),
         "two_models": None if tuned is None else two_models(study, tuned),
     }
+
+
+def _undefined_as_none(value: Any) -> Any:
+    """The same with None for NaN, which is no JSON: what is undefined stands in the results as such."""
+    if isinstance(value, dict):
+        return {key: _undefined_as_none(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_undefined_as_none(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _question() -> str:

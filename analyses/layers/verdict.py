@@ -256,7 +256,11 @@ def _others(judged: Sequence[Mapping[str, Any]]) -> str:
 
 
 def agreement(judged: Sequence[Mapping[str, Any]], family: str) -> list[list[float | None]]:
-    """Spearman's correlation over layers of every two methods' mean curves of a family."""
-    means = [[v["estimate"] for v in s["families"][family]["curve"]] for s in judged]
-    table = [[float(spearmanr(a, b).statistic) for b in means] for a in means]
-    return [[None if math.isnan(value) else value for value in row] for row in table]
+    """Spearman's correlation over layers of every two methods' mean curves of a family; None if undefined."""
+    means = [np.array([v["estimate"] for v in s["families"][family]["curve"]]) for s in judged]
+    return [[_correlation(a, b) for b in means] for a in means]
+
+
+def _correlation(a: Float[np.ndarray, " layer"], b: Float[np.ndarray, " layer"]) -> float | None:
+    """Spearman's; None where a curve is the same at every layer."""
+    return None if np.ptp(a) == 0 or np.ptp(b) == 0 else float(spearmanr(a, b).statistic)

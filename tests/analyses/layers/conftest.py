@@ -35,7 +35,8 @@ def planted_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int]
 
     def of(knowledge: int, reasoning: int) -> tuple[LayersConfig, Path]:
         if (knowledge, reasoning) not in made:
-            truth = planted(knowledge=knowledge, reasoning=reasoning)
+            apart = {"noise": 0.0} if knowledge == reasoning else {}  # noise is not the same to both families
+            truth = planted(knowledge=knowledge, reasoning=reasoning, **apart)
             model = tmp_path_factory.mktemp("planted") / truth.lm.name
             truth.lm.model.save_pretrained(model)
             truth.lm.tokenizer.save_pretrained(model)
