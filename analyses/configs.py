@@ -222,7 +222,7 @@ class LayersConfig:
     """Matched pairs on which attribution is held against exact patching."""
 
     probe_folds: int = 4
-    """Folds of the probes; an answer that fewer subjects share is not probed."""
+    """Folds of the probes; an answer that too few questions share to fill them twice is not probed."""
 
     n_control: int = 3
     """Deals of random labels behind each probe's selectivity."""

@@ -105,7 +105,7 @@ class Replay:
     def _check(self) -> None:
         """The last block, run again by hand, gives what it gave."""
         layer, places = self._lm.n_layers - 1, torch.arange(len(self._batch.row))
-        found = self._block(layer, self.resid_pre(layer), places)
+        found = self.block(layer, self.resid_pre(layer), places)
         scale = float(self._ended.abs().max())
         off = float((found - self._ended).abs().max())
         if not off <= rounding(self._lm.dtype) * scale:
@@ -201,7 +201,7 @@ class Replay:
         sites = [self._lm.anatomy.resolve(edit.site) for edit in variant.edits]
         return min(site.layer + (site.kind == "resid_post") for site in sites)
 
-    def _block(
+    def block(
         self, layer: int, hidden: Float[Tensor, "rows pos d_model"], places: Int[Tensor, " rows"]
     ) -> Float[Tensor, "rows pos d_model"]:
         """A block's output for rows of the batch, which may come several times."""
@@ -254,7 +254,7 @@ class _Wave:
                 running = count
             if layer < lm.n_layers and running:
                 self._injection.look_at(self._frame(numbers[:running]))
-                hidden = recorded._block(layer, hidden, self._places(numbers[:running]))
+                hidden = recorded.block(layer, hidden, self._places(numbers[:running]))
         return hidden
 
     def _enter(self, layer: int, numbers: Sequence[int]) -> Float[Tensor, "rows pos d_model"]:

@@ -148,20 +148,20 @@ class LastTokens:
         """Logits under one vector, at a dose of its own for each state."""
         return self.logits([vector.at(layer, dose=float(dose), positions=last(1)) for dose in doses])
 
-    def mean_kl(
+    def kl(
         self, vector: SteeringVector, cells: Sequence[tuple[int, float]]
-    ) -> Float64[np.ndarray, " cells"]:
-        """The mean over states of the KL in nats of each (layer, dose), all in one replay."""
+    ) -> Float64[np.ndarray, "cells states"]:
+        """The KL in nats of each (layer, dose) at every state, all in one replay."""
         n = len(self)
         edits = [vector.at(layer, dose=dose, positions=last(1)) for layer, dose in cells]
         variants = [Variant(place, (edit,)) for edit in edits for place in range(n)]
 
-        def kl(logits: Tensor, numbers: Sequence[int]) -> Tensor:
+        def read(logits: Tensor, numbers: Sequence[int]) -> Tensor:
             places = torch.tensor([number % n for number in numbers], device=self.plain.device)
             return kl_nats(self.plain[places], logits)
 
-        found: np.ndarray = self._recorded.run(variants, kl).values.cpu().numpy().reshape(len(cells), n)
-        return np.asarray(found.astype(np.float64).mean(1))
+        found: np.ndarray = self._recorded.run(variants, read).values.cpu().numpy()
+        return found.reshape(len(cells), n)
 
 
 def kl_cap(
@@ -212,8 +212,7 @@ def measure_kl(
     states: LastTokens, vector: SteeringVector, layer: int, dose: float, *, eps: float = 1e-3
 ) -> MeasuredKL:
     """The KL of one edited position, at every state: what the bound speaks of."""
-    edited = states.at_doses(vector, layer, [dose] * len(states))
-    return MeasuredKL.of(kl_nats(states.plain, edited).cpu().numpy(), eps)
+    return MeasuredKL.of(states.kl(vector, [(layer, dose)])[0], eps)
 
 
 def dose_for_kl(
@@ -253,7 +252,8 @@ def doses_for_kl(
     ) -> Float64[np.ndarray, " some"]:
         doses = sign * np.exp(log_dose)
         cells = [(layers[i], float(x)) for i, x in zip(place, doses, strict=True)]
-        return np.asarray(np.log(np.maximum(states.mean_kl(vector, cells), 1e-30)) - math.log(target))
+        kl = states.kl(vector, cells).mean(1)
+        return np.asarray(np.log(np.maximum(kl, 1e-30)) - math.log(target))
 
     low, high = math.log(SMALLEST), math.log(largest)
     every = np.arange(len(layers))

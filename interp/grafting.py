@@ -243,7 +243,7 @@ class _Blocks(Replay):
         """The output of block ``stop - 1`` where ``hidden`` is the input of block ``start``."""
         places = torch.arange(len(hidden))
         for layer in range(start, stop):
-            hidden = self._block(layer, hidden.to(self.resid_pre(layer)), places)
+            hidden = self.block(layer, hidden.to(self.resid_pre(layer)), places)
         return hidden
 
 

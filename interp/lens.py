@@ -67,45 +67,66 @@ def logit_lens(
     read: Positions = last_token,
     max_rows: int | None = None,
 ) -> LogitLens:
-    """Rank and log-probability of an answer at every layer, at one token of each row.
+    """Rank and log-probability of an answer at every layer: :func:`logit_lenses` of one answer a row."""
+    return logit_lenses(lm, rows, [answers], read=read, max_rows=max_rows)[0]
+
+
+@torch.no_grad()
+def logit_lenses(
+    lm: LanguageModel,
+    rows: Sequence[Row],
+    columns: Sequence[Sequence[int]],
+    *,
+    read: Positions = last_token,
+    max_rows: int | None = None,
+) -> list[LogitLens]:
+    """Rank and log-probability of several answers at every layer, at one token of each row, in one pass.
 
     Works through the rows a batch at a time; what is kept does not depend on their length.
 
     Args:
-        answers: The token of each row that is looked for.
+        columns: Each with the token of each row that is looked for.
         read: Where to look: the one token of each row whose next token is read.
 
     Raises:
         InputError: if there is not one answer in the vocabulary for each row, ``read`` does not select
             exactly one token of each, or an injection is open.
     """
-    if len(checked(rows)) != len(answers):
-        raise InputError(f"{len(rows)} rows and {len(answers)} answers; pass one token id for each row.")
-    if outside := [a for a in answers if not 0 <= a < lm.d_vocab]:
-        raise InputError(f"Answer {outside[0]} is no token: {lm.name} has ids 0..{lm.d_vocab - 1}.")
+    for answers in columns:
+        if len(checked(rows)) != len(answers):
+            raise InputError(f"{len(rows)} rows and {len(answers)} answers; pass one token id for each row.")
+        if outside := [a for a in answers if not 0 <= a < lm.d_vocab]:
+            raise InputError(f"Answer {outside[0]} is no token: {lm.name} has ids 0..{lm.d_vocab - 1}.")
     sites = [Site(layer, "resid_post") for layer in range(lm.n_layers)]
     shape = lm.n_layers, len(rows)
-    rank, top, logprob = np.empty(shape, np.int64), np.empty(shape, np.int64), np.empty(shape)
+    rank, logprob = np.empty((len(columns), *shape), np.int64), np.empty((len(columns), *shape))
+    top = np.empty(shape, np.int64)
+    ids = torch.tensor(columns, device=lm.device)
     for number, acts in taken(lm, rows, sites, read=read, max_rows=max_rows):
-        wanted = torch.tensor([answers[n] for n in number], device=lm.device).repeat(lm.n_layers)
+        wanted = ids[:, torch.from_numpy(number).to(ids.device)].T.repeat(lm.n_layers, 1)
         resid = torch.cat([acts[site].to(lm.device) for site in sites])
         found = [
-            _place(unembed(lm, some[:, None])[:, 0], ids)
-            for some, ids in zip(
+            _place(unembed(lm, some[:, None])[:, 0], asked)
+            for some, asked in zip(
                 *(t.split(max(1, MAX_LOGITS // lm.d_vocab)) for t in (resid, wanted)), strict=True
             )
         ]
-        for kept, parts in zip((rank, logprob, top), zip(*found, strict=True), strict=True):
-            kept[:, number] = torch.cat(parts).view(lm.n_layers, -1).cpu().numpy()
-    return LogitLens(rank, logprob, top)
+        ranks, logprobs, tops = (torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True))
+        rank[..., number] = ranks.T.reshape(len(columns), lm.n_layers, -1)
+        logprob[..., number] = logprobs.T.reshape(len(columns), lm.n_layers, -1)
+        top[:, number] = tops.reshape(lm.n_layers, -1)
+    return [LogitLens(*parts, top) for parts in zip(rank, logprob, strict=True)]
 
 
 def _place(
-    logits: Float[Tensor, "n d_vocab"], ids: Int[Tensor, " n"]
-) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"], Int[Tensor, " n"]]:
-    """Rank and log-probability of each row's id, and the id on top."""
-    wide, ids = widened(logits), ids.to(logits.device)[:, None]
+    logits: Float[Tensor, "n d_vocab"], ids: Int[Tensor, "n answers"]
+) -> tuple[Int[Tensor, "n answers"], Float[Tensor, "n answers"], Int[Tensor, " n"]]:
+    """Rank and log-probability of each row's ids, and the id on top."""
+    wide, ids = widened(logits), ids.to(logits.device)
     own = wide.gather(-1, ids)
-    lower = torch.arange(wide.shape[-1], device=wide.device) < ids
-    rank = ((wide > own) | ((wide == own) & lower)).sum(-1)
-    return rank, (own - wide.logsumexp(-1, keepdim=True))[:, 0], wide.argmax(-1)
+    every = torch.arange(wide.shape[-1], device=wide.device)
+    ranks = [
+        ((wide > mine[:, None]) | ((wide == mine[:, None]) & (every < at[:, None]))).sum(-1)
+        for mine, at in zip(own.T, ids.T, strict=True)
+    ]
+    return torch.stack(ranks, -1), own - wide.logsumexp(-1, keepdim=True), wide.argmax(-1)

@@ -20,7 +20,7 @@ an x of zeros is left as it is, where SAELens divides by its norm.
 """
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -35,12 +35,15 @@ EPSILON = 1e-5
 
 
 class Autoencoder(nn.Module, ABC):
-    """The weights and the two affine maps; an architecture adds ``encode``.
+    """The weights and the two affine maps; an architecture adds ``encode`` and the vectors that it needs.
 
     Args:
         seed: A new dictionary has unit rows in ``W_dec`` drawn from it, their transpose in ``W_enc``, and
             biases of zero. None leaves ``W_enc`` and ``W_dec`` unset, for a reader to fill.
     """
+
+    vectors: ClassVar[tuple[str, ...]] = ("b_enc",)
+    """Names of the architecture's own weights, a number for each latent; zero in a new dictionary."""
 
     d_in: int
     d_sae: int
@@ -72,6 +75,8 @@ class Autoencoder(nn.Module, ABC):
         self.W_enc = nn.Parameter(directions.T.clone() if seed is not None else torch.empty(d_in, d_sae))
         self.W_dec = nn.Parameter(directions)
         self.b_dec = nn.Parameter(torch.zeros(d_in))
+        for name in self.vectors:
+            self.register_parameter(name, nn.Parameter(torch.zeros(d_sae)))
 
     @abstractmethod
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]: ...

@@ -14,36 +14,18 @@ Differs from the source: ``b_dec`` is subtracted from the input unless ``apply_b
 as it is for Gemma Scope; ReLU, so a threshold below zero is as one of zero.
 """
 
-import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from saes.autoencoder import Autoencoder, Normalization
-from saes.dictionary import UNKNOWN, Origin
+from saes.autoencoder import Autoencoder
 
 
 class JumpReLUSAE(Autoencoder):
     """Every pre-activation above the threshold of its latent."""
 
+    vectors = ("b_enc", "threshold")
     b_enc: Float[Tensor, " d_sae"]
     threshold: Float[Tensor, " d_sae"]
-
-    def __init__(
-        self,
-        d_in: int,
-        d_sae: int,
-        *,
-        seed: int | None = 0,
-        apply_b_dec_to_input: bool = True,
-        normalize_activations: Normalization = "none",
-        origin: Origin = UNKNOWN,
-    ) -> None:
-        super().__init__(
-            d_in, d_sae, seed=seed, apply_b_dec_to_input=apply_b_dec_to_input,
-            normalize_activations=normalize_activations, origin=origin,
-        )  # fmt: skip
-        self.b_enc = nn.Parameter(torch.zeros(d_sae))
-        self.threshold = nn.Parameter(torch.zeros(d_sae))
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         return jumped(self.projected(x) + self.b_enc, self.threshold)

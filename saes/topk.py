@@ -10,7 +10,7 @@ new dictionary starts as theirs does: unit rows in ``W_dec``, ``W_enc`` its tran
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from hooks.errors import InputError
 from saes.autoencoder import Autoencoder, Normalization
@@ -40,7 +40,6 @@ class TopKSAE(Autoencoder):
             normalize_activations=normalize_activations, origin=origin,
         )  # fmt: skip
         self.k = k
-        self.b_enc = nn.Parameter(torch.zeros(d_sae))
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         return largest((self.projected(x) + self.b_enc).relu(), self.k)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from analyses.items.item import Family, Item
 from analyses.items.tokenized import ItemPair, Obstacle, pairs_of
+from hooks.edits import widened
 from hooks.language_model import LanguageModel
 from hooks.rows import MAX_ROWS, Row, batches_of
 from interp.prompt_pairs import PromptPair
@@ -215,7 +216,7 @@ def _next_tokens(
 def _read(
     logits: Float[Tensor, "batch d_vocab"], wanted: Int[Tensor, " batch"]
 ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
-    nats = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    nats = widened(logits).log_softmax(-1)
     return nats.argmax(-1), nats.gather(-1, wanted[:, None])[:, 0]
 
 

@@ -16,7 +16,7 @@ from analyses.workers import Progress
 from hooks.language_model import LanguageModel
 from interp.ablation import Means, Replacement, ablate
 from interp.attribution import attribute
-from interp.lens import logit_lens
+from interp.lens import logit_lenses
 from interp.patching import patch
 from interp.prompt_pairs import PromptPair, Where
 from interp.sensitivity import sensitivity
@@ -74,7 +74,8 @@ class Drop:
 @dataclass(frozen=True)
 class Recovery:
     """Denoising the residual stream: how much of the clean answer leaves the subject's tokens, or arrives at
-    the last, in each block. Shares of the gap between the two prompts; they add up to 1."""
+    the last, in each block. Shares of the gap between the two prompts, which add up to 1; of a floor, the
+    recovery itself at each block."""
 
     name: str
     where: Where
@@ -133,11 +134,11 @@ class Lens:
     def curves(self, lm: LanguageModel, pairs: Sequence[PromptPair]) -> Curves:
         rows = [pair.clean for pair in pairs]
         right, wrong = ([p.answer for p in pairs], [p.corrupted_answer for p in pairs])
-        answer = logit_lens(lm, rows, right)
-        own = answer.logprob - logit_lens(lm, rows, wrong).logprob
-        others = [logit_lens(lm, rows, ids[1:] + ids[:1]).logprob for ids in (right, wrong)]
+        others = ([*ids[1:], ids[0]] for ids in (right, wrong))
+        answer, partners, *another = logit_lenses(lm, rows, [right, wrong, *others])
+        own, floor = answer.logprob - partners.logprob, another[0].logprob - another[1].logprob
         return {
             "step": np.diff(own, axis=0, prepend=0.0).T,
-            "floor": np.diff(others[0] - others[1], axis=0, prepend=0.0).T,
+            "floor": np.diff(floor, axis=0, prepend=0.0).T,
             "rank": answer.rank.T.astype(float),
         }

@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analyses.reports.page import bars, fill
+from analyses.reports.page import add_line, bars, fill
 from hooks.files import write_text
 
 COLOURS = {"knowledge": "#d9822b", "reasoning": "#2f7ed8"}
@@ -62,15 +62,7 @@ def _curves(method: Mapping[str, Any]) -> go.Figure:
             )
     for family, found in method["families"].items():
         curve = found["curve"]
-        figure.add_scatter(
-            x=list(range(len(curve))),
-            y=[v["estimate"] for v in curve],
-            error_y=bars(curve),
-            name=f"{family} (n = {curve[0]['n']})",
-            mode="lines+markers",
-            marker={"size": 5},
-            line={"color": COLOURS[family]},
-        )
+        add_line(figure, curve, f"{family} (n = {curve[0]['n']})", color=COLOURS[family])
         center = method["depth"][family]["estimate"]
         if center is not None:
             figure.add_vline(x=center, line={"color": COLOURS[family], "width": 1, "dash": "dash"})
@@ -172,16 +164,8 @@ def _probes(probes: Mapping[str, Any]) -> go.Figure:
         if not found["layers"]:
             continue
         selectivity = [layer["selectivity"] for layer in found["layers"]]
-        x = list(range(len(selectivity)))
+        add_line(figure, selectivity, f"{family}: selectivity", color=COLOURS[family])
         figure.add_scatter(
-            x=x,
-            y=[v["estimate"] for v in selectivity],
-            error_y=bars(selectivity),
-            name=f"{family}: selectivity",
-            line={"color": COLOURS[family]},
-        )
-        figure.add_scatter(
-            x=x,
             y=[layer["control"] for layer in found["layers"]],
             name=f"{family}: control accuracy",
             line={"color": COLOURS[family], "dash": "dot", "width": 1},
@@ -194,14 +178,7 @@ def _probes(probes: Mapping[str, Any]) -> go.Figure:
 def _cka(found: Mapping[str, Any]) -> go.Figure:
     figure = go.Figure()
     for name, colour in CKA.items():
-        curve = found[name]
-        figure.add_scatter(
-            x=list(range(len(curve))),
-            y=[v["estimate"] for v in curve],
-            error_y=bars([v if v["low"] is not None else dict.fromkeys(v, 0) for v in curve]),
-            name=CKA_NAMES[name],
-            line={"color": colour},
-        )
+        add_line(figure, found[name], CKA_NAMES[name], color=colour)
     bands = found["mispaired"]
     figure.add_scatter(
         x=list(range(len(bands))),
@@ -226,16 +203,11 @@ def _change(change: Mapping[str, Any]) -> go.Figure:
 def _grafts(grafts: Sequence[Mapping[str, Any]]) -> go.Figure:
     figure = go.Figure()
     for found in grafts:
-        curve = found["carried_kl"]
         if found["undefined"]:
             continue
         donor = "tuned into base" if found["into"] == "base" else "base into tuned"
-        figure.add_scatter(
-            y=[v["estimate"] for v in curve],
-            error_y=bars(curve),
-            name=f"{donor}, {found['shape']}",
-            line={"dash": "solid" if found["into"] == "base" else "dot"},
-        )
+        dash = "solid" if found["into"] == "base" else "dot"
+        add_line(figure, found["carried_kl"], f"{donor}, {found['shape']}", dash=dash)
     figure.update_xaxes(title="layer")
     figure.update_yaxes(title="share of the donor's behaviour carried")
     return figure

@@ -57,6 +57,21 @@ def _with_interval(value: Mapping[str, Any] | float | None, show: Callable[[floa
     return show(value)
 
 
+def add_line(figure: go.Figure, curve: Sequence[Mapping[str, Any]], name: str, **style: Any) -> None:
+    """One curve over layers, of intervals; a value without bounds is drawn without a bar."""
+    known = [v if v["low"] is not None else {**v, "low": v["estimate"], "high": v["estimate"]} for v in curve]
+    known = [v if v["estimate"] is not None else dict.fromkeys(v, 0) for v in known]
+    figure.add_scatter(
+        x=list(range(len(curve))),
+        y=[v["estimate"] for v in curve],
+        error_y=bars(known),
+        name=name,
+        mode="lines+markers",
+        marker={"size": 5},
+        line=style,
+    )
+
+
 def _html(figure: go.Figure) -> str:
     if figure.layout.height is None:
         figure.update_layout(height=380, margin={"l": 64, "r": 24, "t": 24, "b": 56}, legend={"y": 1.12})
