@@ -8,13 +8,14 @@ from typing import Annotated, Literal
 
 import tyro
 
-from analyses.configs import LayersConfig, SteerConfig, VectorConfig, VerbosityConfig
+from analyses.configs import LayersConfig, SaeTrainConfig, SteerConfig, VectorConfig, VerbosityConfig
 
 SUMMARY = """Find out what post-training added to a language model, and what was already there.
 
   unlatch demo       verbosity and layers, small, on the bundled model
   unlatch verbosity  is verbosity one direction, and what does it cost to turn it down?
   unlatch layers     where does knowledge sit, and where does reasoning over the prompt?
+  unlatch sae-train  how much of a model's activations can a sparse dictionary keep?
   unlatch vector     a steering vector for any model and concept, with its reliability
   unlatch steer      a prompt answered plain and steered, side by side
   unlatch replay     a run again, from its config
@@ -73,6 +74,20 @@ def layers(
     causal and by reading methods; one statistic with its interval, or a report that says it is not settled.
     """
     from analyses.layers.run import run
+
+    return run(config, place.out, device=place.device, ray=place.ray)
+
+
+def sae_train(
+    place: Annotated[Cluster, tyro.conf.arg(name="")],
+    config: Annotated[SaeTrainConfig, tyro.conf.arg(name="")],
+) -> Path:
+    """How much of a model's activations can a sparse dictionary keep?
+
+    Gathers text, captures its activations at all layers in one pass, trains a dictionary of each with
+    SAELens's trainer, and judges it on rows that were held out.
+    """
+    from analyses.dictionaries.train import run
 
     return run(config, place.out, device=place.device, ray=place.ray)
 
@@ -145,6 +160,7 @@ COMMANDS: dict[str, Callable[..., Path | None]] = {
     "demo": demo,
     "verbosity": verbosity,
     "layers": layers,
+    "sae-train": sae_train,
     "vector": vector,
     "steer": steer,
     "replay": replay,

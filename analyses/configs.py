@@ -249,6 +249,71 @@ class LayersConfig:
     """Seed of items, partners, controls and intervals."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SaeTrainConfig:
+    """How much of a model's activations can a sparse dictionary keep?"""
+
+    model: str = BUNDLED
+    """Hub id, local folder, .gguf file, or the bundled smollm2-135m-instruct."""
+
+    layers: tuple[int, ...] = ()
+    """Layers, a dictionary each, captured in one pass; none given means the middle one."""
+
+    kind: KindName = "resid_post"
+    """The site of each layer."""
+
+    text: tuple[str, ...] = ("own", "word-problems")
+    """own (the model's conversations with itself), word-problems, files, folders, or hub data sets."""
+
+    n_made: int = 3000
+    """Conversations, or problems, that are made where the text makes them."""
+
+    max_new_tokens: int = 256
+    """Budget of each turn of a conversation."""
+
+    context: int = 256
+    """Tokens of a row; a longer document becomes several."""
+
+    architecture: Literal["topk", "batchtopk", "standard"] = "topk"
+    """standard is ReLU with an L1 penalty."""
+
+    expansion: int = 8
+    """Latents for each dimension of the site."""
+
+    k: int = 32
+    """Latents of an activation; on average, for batchtopk."""
+
+    l1: float = 1.0
+    """Weight of the penalty of standard."""
+
+    vectors: int = 2**21
+    """Activations trained on; fewer of them give several rounds."""
+
+    batch: int = 2048
+    """Activations of a step."""
+
+    lr: float | None = None
+    """Not given means 2e-4 / sqrt(latents / 16384)."""
+
+    dead_after: int = 2**18
+    """Activations without which a latent is taken for dead, and learns from what the others leave."""
+
+    judged_tokens: int = 20_000
+    """Tokens of held-out rows that the dictionary is judged on."""
+
+    activity_tokens: int = 200_000
+    """Tokens over which density and largest activation of each latent are counted."""
+
+    weights: Literal["float32", "float16"] = "float32"
+    """How the weights are written; they are read as float32."""
+
+    chunk: int = 128
+    """Conversations that are made, and written, together."""
+
+    seed: int = 0
+    """Seed of the text, the weights and the order of the activations."""
+
+
 DEMO_VERBOSITY = VerbosityConfig(
     pair_answers="own",
     read="steps(1, 9)",

@@ -42,6 +42,10 @@ class Stage:
     def rows(self, n: int = 1) -> None:
         self._bar.advance(self._task, n)
 
+    def say(self, description: str) -> None:
+        """Call the stage something else, such as how a training stands."""
+        self._bar.update(self._task, description=description)
+
     def tokens(self, n: int) -> None:
         self._tokens += n
         self._bar.update(self._task, tokens=self._tokens)

@@ -133,7 +133,7 @@ def _contents(path: Path) -> str:
 
 def _fetched(release: str, sae_id: str) -> nn.Module:
     try:
-        from sae_lens import SAE  # type: ignore[import-untyped]
+        from sae_lens import SAE
     except ImportError:
         raise InputError(
             "A release is fetched by SAELens, which is not installed. Either "

@@ -35,18 +35,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from hooks.capture import batches, stream
+from hooks.capture import batches
 from hooks.chat import special_ids
 from hooks.errors import EmptySelectionError, InputError
 from hooks.inject import open_injections
 from hooks.language_model import LanguageModel
 from hooks.moments import Moments
 from hooks.positions import Positions, everything
-from hooks.rows import WINDOW, Batch, Row
+from hooks.rows import Batch, Row
 from hooks.sites import Site
 from hooks.taps import tapped
 from hooks.tracker import frame_of
-from saes.dictionary import Dictionary, check_model, check_site
+from saes.activity import Tally, encoded, site_for
+from saes.dictionary import Dictionary
 from saes.edits import NUMBERS
 from saes.topk import TopKSAE
 
@@ -149,14 +150,9 @@ def quality(
         SiteNotFoundError: if the model has no such site.
         EmptySelectionError: if no token is selected that stands for text.
     """
-    site = dictionary.origin.site if site is None else site
-    if site is None:
-        raise InputError("The dictionary does not say which site it reads; pass site=Site(12, 'resid_post').")
+    site = site_for(lm, dictionary, site, any_model=any_model)
     if open_injections(lm):
         raise InputError("Edits are open on this model, and would be judged with it. Close `inject`.")
-    site = lm.anatomy.resolve(site)
-    check_model(dictionary, lm, any_model=any_model)
-    check_site(dictionary.origin, site)
     text = _Text(lm, positions, on_tokens)
     sums = _sums(text, rows, dictionary, site)
     if not (variance := float(sums.moments.scatter.trace())) > 0:
@@ -165,7 +161,7 @@ def quality(
             "more rows."
         )
     mean = sums.moments.mean.float()
-    l0 = float(sums.active.sum()) / sums.moments.count
+    l0 = float(sums.tally.active.sum()) / sums.moments.count
     rank = min(round(l0), dictionary.d_in)
     rebuilds: dict[str, Rebuild] = {
         "dictionary": partial(_through, dictionary),
@@ -193,8 +189,8 @@ def quality(
         clean_row_ce_nats=clean.row_ce_nats,
         l0=l0,
         rank=rank,
-        density=(sums.active / sums.moments.count).float(),
-        max_activation=sums.largest,
+        density=(sums.tally.active / sums.moments.count).float(),
+        max_activation=sums.tally.largest,
         **kept,
     )
 
@@ -205,13 +201,13 @@ class _Text:
     def __init__(
         self, lm: LanguageModel, positions: Positions, on_tokens: Callable[[int], None] | None
     ) -> None:
-        self.lm, self._positions, self._on_tokens = lm, positions, on_tokens
+        self.lm, self.positions, self.on_tokens = lm, positions, on_tokens
         ids = sorted(special_ids(lm.tokenizer))
         self._special = torch.tensor(ids, dtype=torch.long, device=lm.device)
 
     def selected(self, batch: Batch) -> Bool[Tensor, "batch pos"]:
         """The tokens of the selection that stand for text."""
-        chosen = self._positions.select(frame_of(self.lm, batch, self._positions.texts))
+        chosen = self.positions.select(frame_of(self.lm, batch, self.positions.texts))
         return chosen & ~torch.isin(batch.input_ids, self._special)
 
     def next_tokens(self, batch: Batch) -> Bool[Tensor, "batch next"]:
@@ -220,8 +216,8 @@ class _Text:
         return real[:, :-1] & real[:, 1:] & ~torch.isin(batch.input_ids[:, 1:], self._special)
 
     def done(self, batch: Batch) -> None:
-        if self._on_tokens is not None:
-            self._on_tokens(int(batch.attention_mask.sum()))
+        if self.on_tokens is not None:
+            self.on_tokens(int(batch.attention_mask.sum()))
 
 
 @dataclass
@@ -229,32 +225,25 @@ class _Sums:
     """Of the activations, and of what the dictionary does with them."""
 
     moments: Moments
-    active: Float[Tensor, " d_sae"]
-    largest: Float[Tensor, " d_sae"]
+    tally: Tally
 
 
 def _sums(text: _Text, rows: Sequence[Row], dictionary: Dictionary, site: Site) -> _Sums:
     home = dictionary.W_dec.device
-    sums = _Sums(
-        Moments.of(torch.empty(0, dictionary.d_in, device=home), covariance=True),
-        torch.zeros(dictionary.d_sae, dtype=torch.float64),
-        torch.zeros(dictionary.d_sae),
-    )
-    for batch, acts in stream(text.lm, rows, [site], window=WINDOW):
-        if batch.start == 0:
-            selected = text.selected(batch.whole)
-        x = acts[site][selected[:, batch.columns].to(acts[site].device)].to(home, torch.float32)
-        for part in x.split(max(1, NUMBERS // dictionary.d_sae)):
-            z = dictionary.encode(part)
-            sums.moments = sums.moments.merge(Moments.of(part, covariance=True))
-            sums.active += (z != 0).sum(0).cpu()
-            sums.largest = sums.largest.maximum(z.amax(0).cpu()) if len(z) else sums.largest
-        text.done(batch)
-    if not sums.moments.count:
-        raise EmptySelectionError(
-            "No token of any row is selected that stands for text; there is nothing to judge."
-        )
-    return sums
+    moments = Moments.of(torch.empty(0, dictionary.d_in, device=home), covariance=True)
+    tally = Tally(dictionary.d_sae)
+    for part in encoded(
+        text.lm,
+        rows,
+        dictionary,
+        site=site,
+        positions=text.positions,
+        any_model=True,
+        on_tokens=text.on_tokens,
+    ):
+        moments = moments.merge(Moments.of(part.x, covariance=True))
+        tally.add(part.z)
+    return _Sums(moments, tally)
 
 
 @dataclass(frozen=True)

@@ -430,7 +430,7 @@ class ActivationShards:
         Raises:
             ShardError: if it is missing or damaged.
         """
-        (vectors,) = self._spans(self._one(site), number, [(0, self.tokens[number])])
+        (vectors,) = self._spans(self.one_of(site), number, [(0, self.tokens[number])])
         return vectors
 
     def verify(self) -> None:
@@ -482,12 +482,12 @@ class ActivationShards:
             )
         if not len(self):
             raise ShardError(f"{self.folder} holds no vectors yet.")
-        chosen = self._one(site)
+        chosen = self.one_of(site)
         return self._batched(
             self._mixed(chosen, seed, epochs, mix, skip=start * size), size, torch.device(device), dtype
         )
 
-    def _one(self, site: Site | None) -> Site:
+    def one_of(self, site: Site | None) -> Site:
         """The site that is asked for, or the only one."""
         if site is None and len(self.sites) == 1:
             return self.sites[0]

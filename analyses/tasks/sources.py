@@ -27,7 +27,7 @@ _WOULD_WORK = (
 _LONGEST_ANSWER = 40  # words; beyond, the field holds a worked solution and not an answer
 
 
-class _Row(NamedTuple):
+class SourceRow(NamedTuple):
     where: str
     """``problems.csv:7``, to stand at the start of an error."""
     fields: Mapping[str, object]
@@ -111,14 +111,14 @@ def json_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     return rows
 
 
-def _rows(source: str) -> list[_Row]:
+def _rows(source: str) -> list[SourceRow]:
     path = Path(source).expanduser()
     if path.suffix.lower() in _READERS:
         return _READERS[path.suffix.lower()](path)
     if path.exists():
         raise InputError(f"{source} is neither a .jsonl, a .json nor a .csv file. {_WOULD_WORK}")
-    if _HUB.fullmatch(source):
-        return _hub_rows(source)
+    if is_hub_id(source):
+        return hub_rows(source)
     near = difflib.get_close_matches(source, [BUILT_IN], n=1)
     hint = f"Did you mean {near[0]!r}? " if near else ""
     raise InputError(f"There are no problems called {source!r}. {hint}{_WOULD_WORK}")
@@ -136,11 +136,11 @@ def _text(path: Path) -> str:
         ) from None
 
 
-def _jsonl_rows(path: Path) -> list[_Row]:
-    return [_Row(f"{path}:{number}", row) for number, row in json_lines(path)]
+def _jsonl_rows(path: Path) -> list[SourceRow]:
+    return [SourceRow(f"{path}:{number}", row) for number, row in json_lines(path)]
 
 
-def _json_rows(path: Path) -> list[_Row]:
+def _json_rows(path: Path) -> list[SourceRow]:
     try:
         table = json.loads(_text(path))
     except (json.JSONDecodeError, RecursionError) as error:
@@ -159,12 +159,12 @@ def _json_rows(path: Path) -> list[_Row]:
                 f"Item {place} of {path} is a JSON {_kind(row)}, not an object. "
                 'An item such as {"question": "...", "answer": "..."} would work.'
             )
-    return [_Row(f"{path}, item {place}", row) for place, row in enumerate(table, start=1)]
+    return [SourceRow(f"{path}, item {place}", row) for place, row in enumerate(table, start=1)]
 
 
-def _csv_rows(path: Path) -> list[_Row]:
+def _csv_rows(path: Path) -> list[SourceRow]:
     reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
-    rows: list[_Row] = []
+    rows: list[SourceRow] = []
     try:
         for row in reader:
             where = f"{path}:{reader.line_num}"
@@ -173,7 +173,7 @@ def _csv_rows(path: Path) -> list[_Row]:
                     f"{where} has more or fewer cells than the {len(reader.fieldnames or ())} "
                     "named in the first line. With commas inside a cell in quotes, it would work."
                 )
-            rows.append(_Row(where, row))
+            rows.append(SourceRow(where, row))
     except csv.Error as error:
         raise InputError(
             f"{path}:{reader.line_num} is not CSV: {error}. "
@@ -182,7 +182,7 @@ def _csv_rows(path: Path) -> list[_Row]:
     return rows
 
 
-_READERS: dict[str, Callable[[Path], list[_Row]]] = {
+_READERS: dict[str, Callable[[Path], list[SourceRow]]] = {
     ".jsonl": _jsonl_rows,
     ".json": _json_rows,
     ".csv": _csv_rows,
@@ -191,7 +191,17 @@ _READERS: dict[str, Callable[[Path], list[_Row]]] = {
 _HUB = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<config>[\w.-]+))?(?:/(?P<split>[\w.-]+))?")
 
 
-def _hub_rows(source: str) -> list[_Row]:
+def is_hub_id(source: str) -> bool:
+    """Whether this has the form ``owner/name[:config][/split]``."""
+    return _HUB.fullmatch(source) is not None
+
+
+def hub_rows(source: str) -> list[SourceRow]:
+    """The rows of a hub data set.
+
+    Raises:
+        InputError: if it does not load, or has no such split; with what would work.
+    """
     match = _HUB.fullmatch(source)
     assert match is not None, source
     try:
@@ -214,7 +224,7 @@ def _hub_rows(source: str) -> list[_Row]:
         base = match["id"] + (f":{match['config']}" if match["config"] else "")
         named = " or ".join(repr(f"{base}/{name}") for name in table)
         raise InputError(f"The data set {base!r} has {has}. {named} would work.")
-    return [_Row(f"{source}, row {place}", row) for place, row in enumerate(table[split], start=1)]
+    return [SourceRow(f"{source}, row {place}", row) for place, row in enumerate(table[split], start=1)]
 
 
 def _kind(value: object) -> str:
@@ -230,7 +240,7 @@ _ANNOTATION = re.compile(r"<<([^<>]*)>>")
 
 
 def _problem(
-    row: _Row, identity: str, source: str, prompt_field: str | None, answer_field: str | None
+    row: SourceRow, identity: str, source: str, prompt_field: str | None, answer_field: str | None
 ) -> Problem:
     prompt = _prompt(row, prompt_field)
     answer, solutions = _answer(row, _field(row, answer_field, ANSWER_FIELDS, "answer"))
@@ -245,7 +255,7 @@ def _problem(
     )
 
 
-def _field(row: _Row, named: str | None, usual: Sequence[str], role: str) -> str:
+def _field(row: SourceRow, named: str | None, usual: Sequence[str], role: str) -> str:
     """The name of the field to read: as given, else the first usual one that is there."""
     found = {name.lower(): name for name in reversed(list(row.fields))}
     names = [named] if named else [found[name] for name in usual if name in found]
@@ -258,7 +268,7 @@ def _field(row: _Row, named: str | None, usual: Sequence[str], role: str) -> str
     return names[0]
 
 
-def _prompt(row: _Row, named: str | None) -> str:
+def _prompt(row: SourceRow, named: str | None) -> str:
     if named is None and {"Question", "Numbers"} <= set(row.fields):
         return _unmasked(row)
     if named is None and {"Body", "Question"} <= set(row.fields):
@@ -266,7 +276,7 @@ def _prompt(row: _Row, named: str | None) -> str:
     return _string(row, _field(row, named, PROMPT_FIELDS, "prompt"))
 
 
-def _string(row: _Row, name: str) -> str:
+def _string(row: SourceRow, name: str) -> str:
     value = row.fields[name]
     if not isinstance(value, str):
         raise InputError(f"{row.where} has a {_kind(value)} in its field {name!r}. A text would work.")
@@ -284,7 +294,7 @@ def _joined(body: str, question: str) -> str:
     return f"{body}. {question}"
 
 
-def _unmasked(row: _Row) -> str:
+def _unmasked(row: SourceRow) -> str:
     """ASDiv's ``number0`` and so on, put back from the ``Numbers`` column."""
     numbers = _string(row, "Numbers").split()
 
@@ -300,7 +310,7 @@ def _unmasked(row: _Row) -> str:
     return re.sub(r" +([.,?!;])", r"\1", _MASK.sub(number, _string(row, "Question")))
 
 
-def _answer(row: _Row, name: str) -> tuple[str, dict[str, str]]:
+def _answer(row: SourceRow, name: str) -> tuple[str, dict[str, str]]:
     """The answer alone, and the worked solutions that came with it."""
     value = row.fields[name]
     if isinstance(value, float) and not math.isfinite(value):

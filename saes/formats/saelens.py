@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
@@ -86,24 +87,32 @@ def read_saelens(folder: Path, *, norm_scaling_factor: float | None = None) -> A
     return _built(settings, tensors, folder, unfolded)
 
 
-def from_saelens(sae: nn.Module) -> Autoencoder | Transcoder:
-    """The dictionary that SAELens holds in memory, with weights of its own.
+def from_saelens(sae: nn.Module, *, norm_scaling_factor: float | None = None) -> Autoencoder | Transcoder:
+    """The dictionary that SAELens holds in memory, in training or after it, with weights of its own.
+
+    Args:
+        norm_scaling_factor: As for :func:`read_saelens`.
 
     Raises:
-        VectorError: as :func:`read_saelens`.
+        InputError, VectorError: as :func:`read_saelens`.
     """
     settings: dict[str, Any] = sae.cfg.to_dict()  # type: ignore[union-attr, operator]
     tensors = {name: weight.detach().cpu().clone() for name, weight in sae.state_dict().items()}
-    return _built(settings, tensors, "The dictionary of SAELens", Unfolded())
+    return _built(settings, tensors, "The dictionary of SAELens", Unfolded(asked=norm_scaling_factor))
 
 
-def save_dictionary(dictionary: Autoencoder | Transcoder, folder: str | Path) -> Path:
+def save_dictionary(
+    dictionary: Autoencoder | Transcoder, folder: str | Path, *, dtype: torch.dtype = torch.float32
+) -> Path:
     """Write a folder that SAELens 6 and :func:`saes.load_dictionary` read.
+
+    Args:
+        dtype: Of the weights on disk, which are read as float32; torch.float16 halves the file.
 
     Raises:
         InputError: if the folder holds a dictionary already, if this one is a transcoder or of an
             architecture of your own, or if its metadata is no JSON.
-        VectorError: if a weight is not finite.
+        VectorError: if a weight is not finite, in ``dtype`` neither.
         RunError: if it cannot be written.
     """
     folder = Path(folder)
@@ -114,7 +123,9 @@ def save_dictionary(dictionary: Autoencoder | Transcoder, folder: str | Path) ->
         )
     if (folder / CONFIG).exists():
         raise InputError(f"{folder} already holds a dictionary. Pass another folder, or delete it yourself.")
-    weights = fitted(dictionary.state_dict(), shapes_of(dictionary), "The dictionary")
+    state = dictionary.state_dict()
+    narrow = {name: weight.cpu().to(dtype).contiguous() for name, weight in state.items()}
+    fitted(narrow, shapes_of(dictionary), "The dictionary")
     try:
         text = json.dumps(_settings(dictionary, names[type(dictionary)]), indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -122,7 +133,7 @@ def save_dictionary(dictionary: Autoencoder | Transcoder, folder: str | Path) ->
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     # the settings last: a folder without them holds no dictionary yet
-    for name, content in ((WEIGHTS, to_bytes(weights)), (CONFIG, f"{text}\n".encode())):
+    for name, content in ((WEIGHTS, to_bytes(narrow)), (CONFIG, f"{text}\n".encode())):
         with whole(folder / name) as part:
             part.write_bytes(content)
     return folder

@@ -214,7 +214,7 @@ def test_what_cannot_be_judged_is_refused(llama, text, sae):
         quality(llama, text, sae, site=Site(0, "resid_post"))
     with inject(llama, [Add(SITE, randn(D))]), pytest.raises(InputError, match="Edits are open"):
         quality(llama, text, sae)
-    with pytest.raises(EmptySelectionError, match="No token of any row is selected that stands for text"):
+    with pytest.raises(EmptySelectionError, match="matches no token of 1 rows that stands for text"):
         quality(llama, [Row((BOS, END), 2)], sae)
     with pytest.raises(InputError, match=r"The 1 activations at .* do not vary"):
         quality(llama, [Row((BOS, 20), 2)], sae)

@@ -1,0 +1,220 @@
+"""The text that a dictionary is trained on, as token rows.
+
+    word-problems      the built-in problems with their worked solutions, as conversations
+    own                conversations that the model has with itself: it writes the user's turn, then its own
+    FILE, FOLDER       .txt and .md, a document each; .jsonl, the field ``text`` of each line
+    owner/name[:config][/split]    a hub data set's field ``text``
+
+A document of more than ``context`` tokens becomes several rows. Which rows are held out is read off a
+hash of the row, so a document that is there twice is not on both sides.
+
+Source: Xu et al. 2024 (Magpie), arXiv:2406.08464, for conversations that begin with an open user turn.
+Differs from the source: nothing is filtered.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analyses.progress import Stage
+from analyses.run_folder import RunFolder
+from analyses.tasks.sources import BUILT_IN, hub_rows, is_hub_id, json_lines
+from analyses.tasks.word_problems import word_problems
+from analyses.workers import Progress, Workers
+from hooks.chat import render, response_row
+from hooks.errors import InputError
+from hooks.generate import generate, generate_rows
+from hooks.language_model import LanguageModel
+from hooks.rows import Row
+from hooks.sampling import Sampling
+
+OWN = "own"
+TEXTS = (".txt", ".md")
+SHORTEST = 8
+"""Tokens; a shorter rest of a document is left out."""
+
+HELD_OUT = 20
+"""One row of so many is held out."""
+
+
+def rows_of(
+    source: str,
+    lm: LanguageModel,
+    *,
+    context: int,
+    n: int,
+    max_new_tokens: int,
+    run: RunFolder,
+    workers: Workers,
+    chunk: int,
+    seed: int,
+    stage: Stage,
+) -> list[Row]:
+    """The rows of one source.
+
+    Args:
+        n: How many problems or conversations are made, where the source makes them.
+        run: Where the conversations are recorded, and taken up again.
+
+    Raises:
+        InputError: if the source is none, or holds no text.
+    """
+    if source == BUILT_IN:
+        problems = word_problems(n, seed)
+        rows = [response_row(lm.tokenizer, p.prompt, p.solutions["long"]) for p in problems]
+    elif source == OWN:
+        rows = own_conversations(
+            lm, run, workers, n=n, max_new_tokens=max_new_tokens, chunk=chunk, seed=seed, stage=stage
+        )
+    else:
+        ids = (lm.tokenizer(text, add_special_tokens=False).input_ids for text in _documents(source))
+        rows = [Row(tuple(map(int, i)), len(i)) for i in ids if i]
+    cut = [piece for row in rows for piece in _pieces(row, context, _start(lm))]
+    if not cut:
+        raise InputError(f"{source} holds no text of {SHORTEST} tokens or more.")
+    return cut
+
+
+def held_out(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The rows to train on, and those never trained on."""
+    split: tuple[list[Row], list[Row]] = [], []
+    for row in rows:
+        digest = hashlib.sha256(str(row.tokens).encode()).digest()
+        split[int.from_bytes(digest[:4], "big") % HELD_OUT == 0].append(row)
+    if not split[0] or not split[1]:
+        raise InputError(
+            f"{len(rows)} rows of text are too few: {len(split[1])} would be held out. Give more text."
+        )
+    return split
+
+
+def _start(lm: LanguageModel) -> tuple[int, ...]:
+    """What the tokenizer puts before a text."""
+    ids = lm.tokenizer("a").input_ids
+    plain = lm.tokenizer("a", add_special_tokens=False).input_ids
+    return tuple(int(i) for i in ids[: len(ids) - len(plain)])
+
+
+def _pieces(row: Row, context: int, start: tuple[int, ...]) -> Iterator[Row]:
+    tokens = row.tokens[len(start) :] if row.tokens[: len(start)] == start else row.tokens
+    room = context - len(start)
+    for at in range(0, len(tokens), room):
+        piece = start + tokens[at : at + room]
+        if len(piece) >= SHORTEST:
+            yield Row(piece, len(piece))
+
+
+def _documents(source: str) -> Iterator[str]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = sorted(f for f in path.rglob("*") if f.suffix in (*TEXTS, ".jsonl") and f.is_file())
+        if not files:
+            raise InputError(f"{source} holds no .txt, .md or .jsonl file.")
+        for file in files:
+            yield from _of_file(file)
+    elif path.is_file():
+        yield from _of_file(path)
+    elif is_hub_id(source):
+        yield from (_text(row.fields, row.where) for row in hub_rows(source))
+    else:
+        raise InputError(
+            f"There is no text {source!r}. {BUILT_IN}, {OWN}, a .txt, .md or .jsonl file, a folder of "
+            "these, or a data set such as 'owner/name:config/train' would work."
+        )
+
+
+def _of_file(file: Path) -> Iterator[str]:
+    if file.suffix == ".jsonl":
+        yield from (_text(fields, f"{file}:{line}") for line, fields in json_lines(file))
+        return
+    if file.suffix not in TEXTS:
+        raise InputError(f"{file} is no .txt, .md or .jsonl file.")
+    try:
+        yield file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        told = f"{file} is not UTF-8 text (byte {error.start}). Saved as UTF-8, it would work."
+        raise InputError(told) from None
+
+
+def _text(fields: Any, where: str) -> str:
+    text = fields.get("text")
+    if not isinstance(text, str):
+        raise InputError(
+            f"{where} has no text in a field 'text'; it has {', '.join(map(str, fields)) or 'none'}."
+        )
+    return text
+
+
+# Conversations of the model with itself
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """One chunk: the numbers of some conversations."""
+
+    numbers: tuple[int, ...]
+    max_new_tokens: int
+    seed: int
+
+    def compute(self, lm: LanguageModel, on_tokens: Progress) -> list[dict[str, Any]]:
+        """The fields of each conversation's record."""
+        opening = _opening(lm)
+        asked = generate_rows(
+            lm,
+            [opening] * len(self.numbers),
+            streams=self.numbers,
+            max_new_tokens=self.max_new_tokens // 2,
+            sampling=Sampling(1.0, 1.0, self.seed),
+            max_rows=len(self.numbers),
+            on_tokens=on_tokens,
+        )
+        questions = [text.strip() or "?" for text in asked.texts]
+        answered = generate(
+            lm,
+            questions,
+            max_new_tokens=self.max_new_tokens,
+            temperature=0.8,
+            seed=self.seed + self.numbers[0] + 1,
+            max_rows=len(self.numbers),
+            on_tokens=on_tokens,
+        )
+        return [{"question": q, "text": a} for q, a in zip(questions, answered.texts, strict=True)]
+
+
+def own_conversations(
+    lm: LanguageModel,
+    run: RunFolder,
+    workers: Workers,
+    *,
+    n: int,
+    max_new_tokens: int,
+    chunk: int,
+    seed: int,
+    stage: Stage,
+) -> list[Row]:
+    """Conversations that a chat model has with itself, as rows; what is on disk is not made again."""
+    work = [(OWN, str(number)) for number in range(n)]
+    parts = run.missing(work, chunk=chunk)
+    tasks = [Conversations(tuple(int(i) for _, i in part), max_new_tokens, seed) for part in parts]
+    for place, fields in workers.map(tasks, stage.tokens):
+        run.add(parts[place], fields)
+        stage.rows(len(parts[place]))
+    records = [run.get(*key) for key in work]
+    return [response_row(lm.tokenizer, r["question"], r["text"]) for r in records if r["text"].strip()]
+
+
+def _opening(lm: LanguageModel) -> Row:
+    """The tokens up to where a user's turn begins; the begin-of-text token without a chat template."""
+    marker = "unlatch-marks-the-turn"
+    if lm.tokenizer.chat_template is None:
+        if lm.tokenizer.bos_token_id is None:
+            raise InputError(
+                f"{lm.name} has neither a chat template nor a begin-of-text token, so it cannot begin by "
+                "itself. Give text from a file instead of 'own'."
+            )
+        return Row((int(lm.tokenizer.bos_token_id),), 1)
+    before = render(lm.tokenizer, marker).partition(marker)[0]
+    ids = tuple(int(i) for i in lm.tokenizer(before, add_special_tokens=False).input_ids)
+    return Row(ids, len(ids))
