@@ -19,7 +19,9 @@ from analyses.workers import Progress, Workers
 from hooks.edits import Edit
 from hooks.generate import generate
 from hooks.language_model import LanguageModel
-from hooks.positions import generated
+from hooks.positions import Positions
+from hooks.receipts import Receipt
+from hooks.sites import Site
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,8 @@ class Answers:
             max_rows=len(pairs),
             on_tokens=on_tokens,
         )
-        for site in made.receipt.sites:
-            rows = [
-                row
-                for row, condition in enumerate(self.conditions)
-                if any(lm.anatomy.resolve(edit.site) == site for edit in condition.edits)
-            ]
-            made.receipt.of_site(site).check(generated, rows=rows)
+        for row, condition in enumerate(self.conditions):
+            _check(made.receipt.of_rows(range(row, row + 1)), lm, condition.edits)
         written = Counter(made.receipt.row.tolist())
         fields = []
         for row, (problem, completion) in enumerate(zip(self.problems, made, strict=True)):
@@ -103,6 +100,7 @@ class Answers:
                     "stated": verdict.stated,
                     "rule": verdict.rule,
                     "tokens": len(completion.tokens),
+                    "first_token": completion.tokens[0] if completion.tokens else None,
                     "words": len(completion.text.split()),
                     "seconds": round(completion.seconds, 4),
                     "finish": completion.finish,
@@ -114,6 +112,18 @@ class Answers:
                 }
             )
         return fields
+
+
+def _check(receipt: Receipt, lm: LanguageModel, edits: Sequence[Edit]) -> None:
+    """Hold the receipt of one row against its edits."""
+    wanted: dict[Site, Positions] = {}
+    for edit in edits:
+        site = lm.anatomy.resolve(edit.site)
+        wanted[site] = wanted[site] | edit.positions if site in wanted else edit.positions
+    assert wanted.keys() >= set(receipt.sites), (receipt.sites, list(wanted))
+    for site, positions in wanted.items():
+        mine = receipt.of_site(site) if site in receipt.sites else receipt
+        mine.check(positions, rows=[0], sites=[site])
 
 
 def answers(

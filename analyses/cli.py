@@ -8,18 +8,28 @@ from typing import Annotated, Literal
 
 import tyro
 
-from analyses.configs import LayersConfig, SaeTrainConfig, SteerConfig, VectorConfig, VerbosityConfig
+from analyses.configs import (
+    LayersConfig,
+    ModeConfig,
+    SaeFeaturesConfig,
+    SaeTrainConfig,
+    SteerConfig,
+    VectorConfig,
+    VerbosityConfig,
+)
 
 SUMMARY = """Find out what post-training added to a language model, and what was already there.
 
-  unlatch demo       verbosity and layers, small, on the bundled model
-  unlatch verbosity  is verbosity one direction, and what does it cost to turn it down?
-  unlatch layers     where does knowledge sit, and where does reasoning over the prompt?
-  unlatch sae-train  how much of a model's activations can a sparse dictionary keep?
-  unlatch vector     a steering vector for any model and concept, with its reliability
-  unlatch steer      a prompt answered plain and steered, side by side
-  unlatch replay     a run again, from its config
-  unlatch verify     does a model say the same however it is run? for one that you do not know
+  unlatch demo          verbosity and layers, small, on the bundled model
+  unlatch verbosity     is verbosity one direction, and what does it cost to turn it down?
+  unlatch layers        where does knowledge sit, and where does reasoning over the prompt?
+  unlatch sae-train     how much of a model's activations can a sparse dictionary keep?
+  unlatch sae-features  what does a latent stand for, and what does it do when it is set?
+  unlatch mode          is there a feature that switches reasoning on, set for one step?
+  unlatch vector        a steering vector for any model and concept, with its reliability
+  unlatch steer         a prompt answered plain and steered, side by side
+  unlatch replay        a run again, from its config
+  unlatch verify        does a model say the same however it is run? for one that you do not know
 
 `unlatch COMMAND --help` lists a command's settings."""
 
@@ -88,6 +98,34 @@ def sae_train(
     SAELens's trainer, and judges it on rows that were held out.
     """
     from analyses.dictionaries.train import run
+
+    return run(config, place.out, device=place.device, ray=place.ray)
+
+
+def sae_features(
+    place: Annotated[Cluster, tyro.conf.arg(name="")],
+    config: Annotated[SaeFeaturesConfig, tyro.conf.arg(name="")],
+) -> Path:
+    """What does a latent of a dictionary stand for, and what does it do when it is set?
+
+    The texts in which it fires most, how often it does, which next tokens it favours, and what the model
+    answers while it is held at its largest activation.
+    """
+    from analyses.dictionaries.features import run
+
+    return run(config, place.out, device=place.device, ray=place.ray)
+
+
+def mode(
+    place: Annotated[Cluster, tyro.conf.arg(name="")],
+    config: Annotated[ModeConfig, tyro.conf.arg(name="")],
+) -> Path:
+    """Is there a feature that switches reasoning on, when it is set for one step?
+
+    Ranks the latents of a dictionary on problems that score nothing, tries the best on others, and
+    confirms one beside matched random latents, its suppression, and the dense vector of the same norm.
+    """
+    from analyses.dictionaries.mode import run
 
     return run(config, place.out, device=place.device, ray=place.ray)
 
@@ -161,6 +199,8 @@ COMMANDS: dict[str, Callable[..., Path | None]] = {
     "verbosity": verbosity,
     "layers": layers,
     "sae-train": sae_train,
+    "sae-features": sae_features,
+    "mode": mode,
     "vector": vector,
     "steer": steer,
     "replay": replay,

@@ -314,6 +314,139 @@ class SaeTrainConfig:
     """Seed of the text, the weights and the order of the activations."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SaeFeaturesConfig:
+    """What does a latent of a dictionary stand for, and what does it do when it is set?"""
+
+    model: str = BUNDLED
+    """Hub id, local folder, .gguf file, or the bundled smollm2-135m-instruct."""
+
+    dictionary: str = "bundled"
+    """Folder or file of a sparse dictionary; bundled is that of the bundled model."""
+
+    any_model: bool = False
+    """Allow a dictionary that was trained on another model of the same width."""
+
+    latents: tuple[int, ...] = ()
+    """Which; none given means those that a prompt for steps raises most over one for the answer."""
+
+    n_latents: int = 12
+    """How many, where none are given."""
+
+    n_rank: int = 60
+    """Problems on which they are ranked then."""
+
+    cot_prompt: str = "Let's think step by step."
+    """The prompt for steps."""
+
+    direct_prompt: str = "Give me the answer directly, without any explanation."
+    """The prompt for the answer alone."""
+
+    text: tuple[str, ...] = ("word-problems",)
+    """Where latents are looked for: word-problems, own, files, folders, or hub data sets."""
+
+    n_made: int = 300
+    """Problems, or conversations, that are made where the text makes them."""
+
+    context: int = 256
+    """Tokens of a row; a longer document becomes several."""
+
+    n_texts: int = 5
+    """Top activating texts of each latent."""
+
+    n_steered: int = 12
+    """Problems that are answered while a latent is held at its largest activation."""
+
+    max_new_tokens: int = 96
+    """Budget of every answer."""
+
+    think: bool | None = None
+    """Thinking on or off, where the chat template has it."""
+
+    chunk: int = 192
+    """Rows that run, and are written, together."""
+
+    seed: int = 0
+    """Seed of the problems, the text and the intervals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModeConfig:
+    """Is there a feature that switches reasoning on, when it is set for one step?"""
+
+    model: str = BUNDLED
+    """Hub id, local folder, .gguf file, or the bundled smollm2-135m-instruct."""
+
+    dictionary: str = "bundled"
+    """Folder or file of a sparse dictionary; bundled is that of the bundled model."""
+
+    any_model: bool = False
+    """Allow a dictionary that was trained on another model of the same width."""
+
+    tasks: str = "word-problems"
+    """Problems: word-problems (built in), a .jsonl, .json or .csv file, or a hub data set id."""
+
+    prompt_field: str | None = None
+    """Field of the task file that holds the prompt; guessed where not given."""
+
+    answer_field: str | None = None
+    """Field of the task file that holds the answer; guessed where not given."""
+
+    direct_prompt: str = "Give me the answer directly, without any explanation."
+    """What the direct condition adds to a problem."""
+
+    cot_prompt: str = "Let's think step by step."
+    """What the chain-of-thought condition adds to a problem."""
+
+    override_prompt: str = "Do not think and do not explain. Reply with one number and nothing else."
+    """The instruction not to think, against which the feature is set."""
+
+    n_fit: int = 100
+    """Problems on which latents are ranked."""
+
+    n_select: int = 24
+    """Problems on which candidates and strengths are tried."""
+
+    n_confirm: int = 120
+    """Problems that score the main conditions. They choose nothing."""
+
+    n_candidates: int = 6
+    """Latents that the differential proposes; each other selector adds a third as many."""
+
+    strengths: tuple[float, ...] = (1.0, 2.0)
+    """What is added to a latent's pre-activation, in units of its largest activation."""
+
+    min_density: float = 1e-5
+    """Latents that fire on a smaller share of tokens are taken for dead."""
+
+    fdr: float = 0.05
+    """False discovery rate at which latents are reported."""
+
+    n_resamples: int = 100
+    """Resamples of the prompts behind the stability of a rank."""
+
+    activity_tokens: int = 20_000
+    """Tokens of the model's answers that activity is counted on, where the dictionary has none with it."""
+
+    n_random: int = 20
+    """Random latents, matched in frequency and decoder norm."""
+
+    n_random_problems: int = 32
+    """The first so many of the confirm problems, on which each random latent is scored."""
+
+    max_new_tokens: int = 128
+    """Budget of every response, the same in all conditions."""
+
+    think: bool | None = None
+    """Thinking on or off, where the chat template has it."""
+
+    chunk: int = 192
+    """Rows that run, and are written, together."""
+
+    seed: int = 0
+    """Seed of the controls and the intervals."""
+
+
 DEMO_VERBOSITY = VerbosityConfig(
     pair_answers="own",
     read="steps(1, 9)",

@@ -7,6 +7,7 @@ from saes.edits import ScaleLatents as ScaleLatents
 from saes.formats.saelens import save_dictionary as save_dictionary
 from saes.gated import GatedSAE as GatedSAE
 from saes.jumprelu import JumpReLUSAE as JumpReLUSAE
+from saes.load import BUNDLED as BUNDLED
 from saes.load import load_dictionary as load_dictionary
 from saes.load import load_release as load_release
 from saes.load import load_transcoder as load_transcoder

@@ -17,6 +17,9 @@ from saes.formats.sparsify import WEIGHTS as SPARSIFY
 from saes.formats.sparsify import read_sparsify
 from saes.transcoder import Transcoder
 
+BUNDLED = Path(__file__).parent / "bundled" / "smollm2-135m-instruct" / "blocks.15.hook_resid_post"
+"""The folder of the dictionary that comes with the toolkit, of its bundled model; ``make sae`` makes it."""
+
 
 def load_dictionary(
     path: str | Path,

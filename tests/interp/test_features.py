@@ -199,6 +199,7 @@ def test_a_latent_planted_on_the_words_is_first_and_one_on_a_single_word_is_not(
     def planted(*args, **kwargs):
         for part in plain(*args, **kwargs):
             z = part.z.clone() * 0.1
+            z[:, 3:5] = 0.0
             for number, tokens in part.rows():
                 text, starts = features._Texts(llama).of(texts[number].tokens)
                 for word in ("wait", "hmm", "but"):
@@ -218,7 +219,7 @@ def test_a_latent_planted_on_the_words_is_first_and_one_on_a_single_word_is_not(
     assert found.ranking.score[3] > found.ranking.score[4]
     assert found.entropy[3] > 0.9 > found.entropy[4]
     assert found.ranking.q_value()[3] < 1e-6
-    assert found.ranking.score[3] > found.control[:, 3].max() + 0.1
+    assert found.ranking.score[3] > 2 * found.control[:, 3].max()
 
 
 def test_reason_score_of_texts_without_the_words_is_refused(llama, texts):
