@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check static bench notebooks clean
+.PHONY: help setup demo test check static bench notebooks sae clean
 
 # The interpreter that makes .venv: python3.11 where it runs, else python3. Name another with
 # `make setup PYTHON=python3.12`; see all that pip does with `make setup QUIET=`.
@@ -36,6 +36,11 @@ static: .venv/.ready ## Format, lint, types, layers
 
 bench: .venv/.bench .venv-repeng/.made ## Time unlatch beside other libraries; ARGS="sweep --quick" runs some of it
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+sae: .venv/.ready ## Train the bundled dictionary again, into runs/sae (two hours on two cores; it resumes)
+	@$(BIN)/unlatch sae-train --out runs/sae --layers 15 --weights float16 $(ARGS)
+	@echo "The one in the repository: saes/bundled/smollm2-135m-instruct/blocks.15.hook_resid_post"
+	@echo "The one just made: runs/sae/dictionaries/blocks.15.hook_resid_post"
 
 notebooks: .venv/.ready ## Render notebooks/*.py to .ipynb beside them, with outputs
 	@for py in $(wildcard notebooks/*.py); do \

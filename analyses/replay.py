@@ -2,36 +2,47 @@
 
 import json
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from analyses.configs import LayersConfig, VectorConfig, VerbosityConfig
+from analyses.configs import (
+    LayersConfig,
+    ModeConfig,
+    SaeFeaturesConfig,
+    SaeTrainConfig,
+    VectorConfig,
+    VerbosityConfig,
+)
 from analyses.progress import console
 from hooks.errors import InputError
 
 CONFIGS: dict[str, type[Any]] = {
     "verbosity": VerbosityConfig,
     "layers": LayersConfig,
+    "sae-train": SaeTrainConfig,
+    "sae-features": SaeFeaturesConfig,
+    "mode": ModeConfig,
     "vector": VectorConfig,
 }
+
+MODULES = {
+    "verbosity": "analyses.verbosity",
+    "layers": "analyses.layers.run",
+    "sae-train": "analyses.dictionaries.train",
+    "sae-features": "analyses.dictionaries.features",
+    "mode": "analyses.dictionaries.mode",
+    "vector": "analyses.vector",
+}
+"""Where the ``run`` of each command is, imported when it is needed."""
 
 
 def replay(folder: Path, out: Path, *, device: str | None = None, ray: str | None = None) -> Path:
     """Run the settings of ``folder`` into ``out``; returns the new run's folder."""
     command, config = read_config(folder)
-    match command:
-        case "vector":
-            from analyses import vector
-
-            made = vector.run(config, out, device=device)
-        case "layers":
-            from analyses.layers import run as layers
-
-            made = layers.run(config, out, device=device, ray=ray)
-        case _:
-            from analyses import verbosity
-
-            made = verbosity.run(config, out, device=device, ray=ray)
+    run = import_module(MODULES[command]).run
+    options = {} if command == "vector" else {"ray": ray}
+    made: Path = run(config, out, device=device, **options)
     before, after = folder / "results.json", made / "results.json"
     if before.exists():
         same = before.read_bytes() == after.read_bytes()
