@@ -262,11 +262,8 @@ class SaeTrainConfig:
     kind: KindName = "resid_post"
     """The site of each layer."""
 
-    text: tuple[str, ...] = ("own", "word-problems")
-    """own (the model's conversations with itself), word-problems, files, folders, or hub data sets."""
-
-    n_made: int = 3000
-    """Conversations, or problems, that are made where the text makes them."""
+    text: tuple[str, ...] = ("own:300", "word-problems:2000", "python-docs")
+    """own:N (conversations of the model with itself), word-problems:N, python-docs, files, folders, hub ids."""
 
     max_new_tokens: int = 256
     """Budget of each turn of a conversation."""
@@ -307,7 +304,7 @@ class SaeTrainConfig:
     weights: Literal["float32", "float16"] = "float32"
     """How the weights are written; they are read as float32."""
 
-    chunk: int = 128
+    chunk: int = 64
     """Conversations that are made, and written, together."""
 
     seed: int = 0
@@ -342,11 +339,8 @@ class SaeFeaturesConfig:
     direct_prompt: str = "Give me the answer directly, without any explanation."
     """The prompt for the answer alone."""
 
-    text: tuple[str, ...] = ("word-problems",)
-    """Where latents are looked for: word-problems, own, files, folders, or hub data sets."""
-
-    n_made: int = 300
-    """Problems, or conversations, that are made where the text makes them."""
+    text: tuple[str, ...] = ("word-problems:300",)
+    """Where latents are looked for: word-problems:N, own:N, python-docs, files, folders, or hub ids."""
 
     context: int = 256
     """Tokens of a row; a longer document becomes several."""

@@ -18,7 +18,18 @@ from typing import Any
 
 import torch
 
-from benchmarks import capture, cluster, curves, decoding, extraction, generation, patching, startup, sweep
+from benchmarks import (
+    capture,
+    cluster,
+    curves,
+    decoding,
+    dictionary,
+    extraction,
+    generation,
+    patching,
+    startup,
+    sweep,
+)
 from benchmarks.record import Record
 from benchmarks.result import Result, as_text
 from hooks import LanguageModel, load
@@ -32,6 +43,7 @@ BENCHMARKS: Mapping[str, Callable[..., Result]] = {
     "patching": patching.run,
     "decoding": decoding.run,
     "curves": curves.run,
+    "dictionary": dictionary.run,
     "cluster": cluster.run,
     "startup": startup.run,
 }
@@ -42,6 +54,7 @@ LIBRARIES = (
     "transformer-lens",
     "steering-vectors",
     "nnsight",
+    "sae-lens",
     "ray",
     "unlatch",
 )

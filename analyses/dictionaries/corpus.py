@@ -1,11 +1,12 @@
 """The text that a dictionary is trained on, as token rows.
 
-    word-problems      the built-in problems with their worked solutions, as conversations
-    own                conversations that the model has with itself: it writes the user's turn, then its own
+    word-problems:N    built-in problems with their worked solutions, as conversations
+    own:N              conversations that the model has with itself: it writes the user's turn, then its own
+    python-docs        what ``help()`` knows of the language: prose and code that every Python has with it
     FILE, FOLDER       .txt and .md, a document each; .jsonl, the field ``text`` of each line
     owner/name[:config][/split]    a hub data set's field ``text``
 
-A document of more than ``context`` tokens becomes several rows. Which rows are held out is read off a
+N may be left out, and is 300 then. A document of more than ``context`` tokens becomes several rows. Which rows are held out is read off a
 hash of the row, so a document that is there twice is not on both sides.
 
 Source: Xu et al. 2024 (Magpie), arXiv:2406.08464, for conversations that begin with an open user turn.
@@ -16,6 +17,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 from analyses.progress import Stage
@@ -30,7 +32,10 @@ from hooks.language_model import LanguageModel
 from hooks.rows import Row
 from hooks.sampling import Sampling
 
-OWN = "own"
+OWN, PYTHON = "own", "python-docs"
+MADE = 300
+"""Problems or conversations that are made where the source does not say how many."""
+
 TEXTS = (".txt", ".md")
 SHORTEST = 8
 """Tokens; a shorter rest of a document is left out."""
@@ -39,12 +44,27 @@ HELD_OUT = 20
 """One row of so many is held out."""
 
 
+def size_of(source: str) -> tuple[str, int]:
+    """A source's name, and how many problems or conversations it makes; 1 where it makes none.
+
+    Raises:
+        InputError: if the number is none.
+    """
+    name, colon, number = source.partition(":")
+    if name not in (OWN, BUILT_IN):
+        return source, 1
+    if not colon:
+        return name, MADE
+    if not number.isdigit() or int(number) < 1:
+        raise InputError(f"{source!r} makes {number!r} texts; {name}:{MADE} would work.")
+    return name, int(number)
+
+
 def rows_of(
     source: str,
     lm: LanguageModel,
     *,
     context: int,
-    n: int,
     max_new_tokens: int,
     run: RunFolder,
     workers: Workers,
@@ -55,16 +75,15 @@ def rows_of(
     """The rows of one source.
 
     Args:
-        n: How many problems or conversations are made, where the source makes them.
         run: Where the conversations are recorded, and taken up again.
 
     Raises:
         InputError: if the source is none, or holds no text.
     """
-    if source == BUILT_IN:
-        problems = word_problems(n, seed)
-        rows = [response_row(lm.tokenizer, p.prompt, p.solutions["long"]) for p in problems]
-    elif source == OWN:
+    name, n = size_of(source)
+    if name == BUILT_IN:
+        rows = [response_row(lm.tokenizer, p.prompt, p.solutions["long"]) for p in word_problems(n, seed)]
+    elif name == OWN:
         rows = own_conversations(
             lm, run, workers, n=n, max_new_tokens=max_new_tokens, chunk=chunk, seed=seed, stage=stage
         )
@@ -108,7 +127,9 @@ def _pieces(row: Row, context: int, start: tuple[int, ...]) -> Iterator[Row]:
 
 def _documents(source: str) -> Iterator[str]:
     path = Path(source).expanduser()
-    if path.is_dir():
+    if source == PYTHON:
+        yield from (topics[name] for name in sorted(topics))
+    elif path.is_dir():
         files = sorted(f for f in path.rglob("*") if f.suffix in (*TEXTS, ".jsonl") and f.is_file())
         if not files:
             raise InputError(f"{source} holds no .txt, .md or .jsonl file.")
@@ -120,7 +141,7 @@ def _documents(source: str) -> Iterator[str]:
         yield from (_text(row.fields, row.where) for row in hub_rows(source))
     else:
         raise InputError(
-            f"There is no text {source!r}. {BUILT_IN}, {OWN}, a .txt, .md or .jsonl file, a folder of "
+            f"There is no text {source!r}. {BUILT_IN}, {OWN}, {PYTHON}, a .txt, .md or .jsonl file, a folder of "
             "these, or a data set such as 'owner/name:config/train' would work."
         )
 

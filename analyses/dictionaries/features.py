@@ -30,7 +30,7 @@ from torch import Tensor
 
 from analyses.answers import Condition, Scores, answers
 from analyses.configs import SaeFeaturesConfig
-from analyses.dictionaries.corpus import rows_of
+from analyses.dictionaries.corpus import rows_of, size_of
 from analyses.progress import Stage, progress
 from analyses.reports.features import write_report
 from analyses.run_folder import RunFolder, environment
@@ -181,12 +181,11 @@ def _rows(study: Study) -> list[Row]:
     config = study.config
     rows: list[Row] = []
     for source in config.text:
-        stage = study.start(f"text: {source}", config.n_made)
+        stage = study.start(f"text: {source}", size_of(source)[1])
         rows += rows_of(
             source,
             study.lm,
             context=config.context,
-            n=config.n_made,
             max_new_tokens=config.max_new_tokens,
             run=study.run,
             workers=study.workers,

@@ -350,9 +350,7 @@ def _ranked(study: Study, activity: Activity) -> tuple[dict[str, Ranking], dict[
     return rankings, ranks, told
 
 
-def _shuffled(
-    study: Study, a: Tensor, b: Tensor, alive: Bool[Tensor, " d_sae"]
-) -> dict[str, dict[str, float]]:
+def _shuffled(study: Study, a: Tensor, b: Tensor, alive: Bool[Tensor, " d_sae"]) -> dict[str, dict[str, Any]]:
     """How many latents each selector reports where a coin has swapped the two prompts of every problem."""
     coin = torch.Generator().manual_seed(study.config.seed)
     x, y = study.at_first_step

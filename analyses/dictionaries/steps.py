@@ -10,8 +10,8 @@ from interp.stats import Interval
 NUMBER = r"[$€£]?\d[\d,]*(?:\.\d+)?%?"
 STEP = re.compile(rf"{NUMBER}\s*(?:[-+*/×÷−x=]|plus|minus|times|divided by)\s*[(]?\s*{NUMBER}")
 
-STRATA = 5
-"""Strata of response length, of about as many responses each."""
+STRATUM = 1.25
+"""The longest response of a stratum over its shortest."""
 
 
 def shows_step(text: str) -> bool:
@@ -30,25 +30,28 @@ def at_equal_length(
 ) -> tuple[Interval | None, float]:
     """Difference of accuracy between responses of about the same length, and the share that has a like.
 
-    Both conditions' responses are put into strata of length; within each the accuracies are compared, and
-    the strata are weighted by the fewer of the two. Bootstrap over problems.
+    Both conditions' responses are put into strata of length, each a quarter longer than the one before;
+    within each the accuracies are compared, and the strata are weighted by the fewer of the two. Bootstrap
+    over problems.
 
     Returns:
         The difference, None where no stratum has responses of both; and the share of all responses that
         is compared.
     """
-    edges = np.quantile(np.concatenate([tokens, other_tokens]), np.linspace(0, 1, STRATA + 1)[1:-1])
-    strata = np.digitize(tokens, edges), np.digitize(other_tokens, edges)
+    strata = tuple(np.floor(np.log1p(t) / np.log(STRATUM)).astype(int) for t in (tokens, other_tokens))
+    n_strata = 1 + max(int(of.max()) for of in strata)
 
     def difference(pick: np.ndarray) -> tuple[float, int]:
-        total, weight = 0.0, 0
-        for stratum in range(STRATA):
-            mine, theirs = pick[strata[0][pick] == stratum], pick[strata[1][pick] == stratum]
-            few = min(len(mine), len(theirs))
-            if few:
-                total += few * (correct[mine].mean() - other_correct[theirs].mean())
-                weight += few
-        return (total / weight if weight else np.nan), weight
+        sums = [
+            (np.bincount(of[pick], minlength=n_strata), np.bincount(of[pick], right[pick], n_strata))
+            for of, right in zip(strata, (correct, other_correct), strict=True)
+        ]
+        (n, mine), (m, theirs) = sums
+        few = np.minimum(n, m)
+        shared = few > 0
+        gaps = mine[shared] / n[shared] - theirs[shared] / m[shared]
+        weight = int(few.sum())
+        return (float(few[shared] @ gaps) / weight if weight else np.nan), weight
 
     everyone = np.arange(len(tokens))
     estimate, weight = difference(everyone)

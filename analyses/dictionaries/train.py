@@ -23,11 +23,10 @@ from typing import Any
 import torch
 
 from analyses.configs import SaeTrainConfig
-from analyses.dictionaries.corpus import OWN, held_out, rows_of
+from analyses.dictionaries.corpus import held_out, rows_of, size_of
 from analyses.progress import Stage, progress
 from analyses.reports.dictionary import card, write_report
 from analyses.run_folder import RunFolder, environment
-from analyses.tasks.sources import BUILT_IN
 from analyses.workers import LocalWorker, RayWorkers, Workers
 from hooks import LanguageModel, load
 from hooks.files import write_text
@@ -126,13 +125,11 @@ def _rows(study: Study) -> tuple[list[Row], list[dict[str, Any]]]:
     rows: list[Row] = []
     told = []
     for source in config.text:
-        made = config.n_made if source in (OWN, BUILT_IN) else 1
-        stage = study.start(f"text: {source}", made)
+        stage = study.start(f"text: {source}", size_of(source)[1])
         of_source = rows_of(
             source,
             study.lm,
             context=config.context,
-            n=config.n_made,
             max_new_tokens=config.max_new_tokens,
             run=study.run,
             workers=study.workers,

@@ -29,7 +29,7 @@ def test_each_latent_has_its_texts_with_the_peak_where_it_fires_most(told):
         assert first["values"][first["peak"]] == pytest.approx(found["max_activation"], rel=1e-3)
 
 
-def test_logit_effects_are_those_of_adding_the_direction(told, folder, dictionary):
+def test_logit_effects_are_those_of_adding_the_direction(told):
     for found in told["features"]:
         up = [entry["logit"] for entry in found["logits"]["up"]]
         down = [entry["logit"] for entry in found["logits"]["down"]]
@@ -59,8 +59,19 @@ def test_the_page_shows_every_latent_and_escapes_what_the_model_wrote(featured, 
 def test_a_link_to_neuronpedia_where_the_dictionary_has_an_id(told):
     from analyses.reports.features import render
 
-    linked = {**told, "features": [{**f, "neuronpedia": "https://www.neuronpedia.org/a/b/7"} for f in told["features"]]}
-    environment = {"model": "m", "fingerprint": "f", "device": "cpu", "dtype": "float32", "versions": {}, "python": "3", "cores": 2}
+    linked = {
+        **told,
+        "features": [{**f, "neuronpedia": "https://www.neuronpedia.org/a/b/7"} for f in told["features"]],
+    }
+    environment = {
+        "model": "m",
+        "fingerprint": "f",
+        "device": "cpu",
+        "dtype": "float32",
+        "versions": {},
+        "python": "3",
+        "cores": 2,
+    }
     assert 'href="https://www.neuronpedia.org/a/b/7"' in render(linked, environment)
     assert "neuronpedia" not in render(told, environment)
 
@@ -73,7 +84,7 @@ def test_latents_that_are_not_there_are_refused(folder, dictionary, tmp_path):
 
 def test_given_latents_are_the_ones_shown(folder, dictionary, tmp_path):
     config = SaeFeaturesConfig(
-        model=str(folder), dictionary=dictionary, latents=(5, 3), n_made=6, context=64, n_texts=1, n_rank=3,
+        model=str(folder), dictionary=dictionary, latents=(5, 3), text=("word-problems:6",), context=64, n_texts=1, n_rank=3,
         n_steered=2, max_new_tokens=4,
     )  # fmt: skip
     made = json.loads((features.run(config, tmp_path / "r") / "results.json").read_text())

@@ -51,7 +51,9 @@ def test_what_ranked_and_chose_did_not_score(moded):
 def test_the_feature_is_written_at_one_token_and_suppression_at_all(moded):
     records = [json.loads(line) for line in (moded / "records.jsonl").read_text().splitlines()]
     for r in records:
-        if r["condition"].startswith(("latent:", "random:")) or r["condition"].endswith(("+feature", "+dense")):
+        if r["condition"].startswith(("latent:", "random:")) or r["condition"].endswith(
+            ("+feature", "+dense")
+        ):
             assert r["written"] == 1
         elif r["condition"] == "cot+suppressed":
             assert r["written"] == r["tokens"]
@@ -113,28 +115,43 @@ def test_a_dictionary_of_another_model_is_refused(mode_config, tmp_path, model_o
 
 @pytest.mark.parametrize(
     "text",
-    ["3 + 4 = 7", "so 12*3", "$4 x 3", "10 divided by 2", "half of 8 = 4", "24 / (2 + 1)", "5 minus 2", "7−2"],
+    [
+        "3 + 4 = 7",
+        "so 12*3",
+        "$4 x 3",
+        "10 divided by 2",
+        "half of 8 = 4",
+        "24 / (2 + 1)",
+        "5 minus 2",
+        "7−2",
+    ],
 )
 def test_an_equation_is_a_step(text):
     assert shows_step(text)
 
 
-@pytest.mark.parametrize("text", ["42", "The answer is 42.", "He has 3 cats and 4 dogs.", "", "x = y", "$1,000"])
+@pytest.mark.parametrize(
+    "text", ["42", "The answer is 42.", "He has 3 cats and 4 dogs.", "", "x = y", "$1,000"]
+)
 def test_a_bare_answer_is_none(text):
     assert not shows_step(text)
 
 
 def test_equal_length_compares_like_with_like():
-    """Accuracy depends on length alone: the raw difference is large, that at equal length is none."""
-    rng = np.random.default_rng(0)
-    short, long = rng.integers(5, 40, 400).astype(float), rng.integers(20, 80, 400).astype(float)
-    right, other = rng.random(400) < short / 80, rng.random(400) < long / 80
-    raw = right.mean() - other.mean()
-    found, share = at_equal_length(right, short, other, long, n_resamples=300)
-    assert raw < -0.2
-    assert abs(found.estimate) < 0.12
-    assert found.low < 0 < found.high
-    assert 0.2 < share < 1
+    """Accuracy depends on length alone: the raw difference is large, that at equal length is none. 20 times;
+    intervals of 95% that miss five times or more have a chance of 0.3%."""
+    missed, estimates = 0, []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        short, long = rng.integers(5, 40, 400).astype(float), rng.integers(20, 80, 400).astype(float)
+        right, other = rng.random(400) < short / 80, rng.random(400) < long / 80
+        assert right.mean() - other.mean() < -0.2
+        found, share = at_equal_length(right, short, other, long, n_resamples=200)
+        assert 0.2 < share < 1
+        estimates.append(found.estimate)
+        missed += not found.low < 0 < found.high
+    assert missed < 5
+    assert abs(np.mean(estimates)) < 0.04
     nothing, share = at_equal_length(right, short, other, long + 1000)
     assert nothing is None
     assert share == 0

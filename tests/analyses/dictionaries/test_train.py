@@ -36,7 +36,10 @@ def test_a_run_leaves_a_dictionary_of_each_layer_with_its_card(trained, train_co
         assert activity.n_tokens > 500
         assert "held-out tokens" in (place / "README.md").read_text()
     told = read(trained)
-    assert [d["site"] for d in told["dictionaries"]] == ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
+    assert [d["site"] for d in told["dictionaries"]] == [
+        "blocks.0.hook_resid_post",
+        "blocks.1.hook_resid_post",
+    ]
     for found in told["dictionaries"]:
         assert found["curve"][-1]["vectors"] == train_config.vectors
         costs = found["quality"]["reconstructions"]
@@ -117,7 +120,7 @@ def gathered(folder, tmp_path):
     lm = load(str(folder))
 
     def of(source: str, **options):
-        options = {"context": 16, "n": 4, "max_new_tokens": 8, "chunk": 4, "seed": 0, **options}
+        options = {"context": 16, "max_new_tokens": 8, "chunk": 4, "seed": 0, **options}
         config = SaeTrainConfig(model=str(folder))
         with RunFolder.open(tmp_path / "text", "sae-train", config) as run, progress() as start:
             return rows_of(source, lm, run=run, workers=LocalWorker(lm), stage=start("text", 1), **options)
@@ -139,13 +142,13 @@ def test_documents_are_cut_and_begin_as_the_tokenizer_begins_them(gathered, tmp_
 
 
 def test_conversations_are_the_models_own_and_differ(gathered):
-    rows = gathered("own", context=64)
+    rows = gathered("own:4", context=64)
     assert len(set(rows)) == len(rows)
 
 
 def test_problems_come_with_their_solutions(gathered, folder):
     lm = load(str(folder))
-    (row, *_) = gathered("word-problems", context=2000, n=2)
+    (row, *_) = gathered("word-problems:2", context=2000)
     text = lm.tokenizer.decode(row.tokens)
     assert "<|im_start|>user" in text
     assert "<|im_start|>assistant" in text
@@ -156,8 +159,12 @@ def test_problems_come_with_their_solutions(gathered, folder):
     [
         (lambda _: "nowhere.txt", "There is no text"),
         (lambda path: _written(path, "x.csv", "a,b"), "is no .txt, .md or .jsonl"),
-        (lambda path: _written(path, "x.jsonl", '{"prompt": "a"}'), "no text in a field 'text'; it has prompt"),
+        (
+            lambda path: _written(path, "x.jsonl", '{"prompt": "a"}'),
+            "no text in a field 'text'; it has prompt",
+        ),
         (lambda path: _written(path, "x.txt", ""), "holds no text of 8 tokens"),
+        (lambda _: "own:no", "own:300 would work"),
         (lambda path: str(_empty(path)), "holds no .txt, .md or .jsonl file"),
     ],
 )
