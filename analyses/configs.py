@@ -263,7 +263,7 @@ class SaeTrainConfig:
     """The site of each layer."""
 
     text: tuple[str, ...] = ("own:300", "word-problems:2000", "python-docs")
-    """own:N (conversations of the model with itself), word-problems:N, python-docs, files, folders, hub ids."""
+    """own:N (its conversations with itself), word-problems:N, python-docs, files, folders, hub ids."""
 
     max_new_tokens: int = 256
     """Budget of each turn of a conversation."""

@@ -6,8 +6,8 @@
     FILE, FOLDER       .txt and .md, a document each; .jsonl, the field ``text`` of each line
     owner/name[:config][/split]    a hub data set's field ``text``
 
-N may be left out, and is 300 then. A document of more than ``context`` tokens becomes several rows. Which rows are held out is read off a
-hash of the row, so a document that is there twice is not on both sides.
+N may be left out, and is 300 then. A document of more than ``context`` tokens becomes several rows. Which
+rows are held out is read off a hash of the row, so a document that is there twice is not on both sides.
 
 Source: Xu et al. 2024 (Magpie), arXiv:2406.08464, for conversations that begin with an open user turn.
 Differs from the source: nothing is filtered.
@@ -141,8 +141,8 @@ def _documents(source: str) -> Iterator[str]:
         yield from (_text(row.fields, row.where) for row in hub_rows(source))
     else:
         raise InputError(
-            f"There is no text {source!r}. {BUILT_IN}, {OWN}, {PYTHON}, a .txt, .md or .jsonl file, a folder of "
-            "these, or a data set such as 'owner/name:config/train' would work."
+            f"There is no text {source!r}. {BUILT_IN}, {OWN}, {PYTHON}, a .txt, .md or .jsonl file, a "
+            "folder of these, or a data set such as 'owner/name:config/train' would work."
         )
 
 

@@ -70,7 +70,8 @@ def moded(mode_config: ModeConfig, tmp_path_factory: pytest.TempPathFactory) -> 
 def featured(folder: Path, dictionary: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run folder; read-only."""
     config = SaeFeaturesConfig(
-        model=str(folder), dictionary=dictionary, n_latents=3, n_rank=4, text=("word-problems:12",), context=64, n_texts=2,
+        model=str(folder), dictionary=dictionary, n_latents=3, n_rank=4, text=("word-problems:12",),
+        context=64, n_texts=2,
         n_steered=2, max_new_tokens=8,
     )  # fmt: skip
     return features.run(config, tmp_path_factory.mktemp("runs") / "features")

@@ -84,7 +84,8 @@ def test_latents_that_are_not_there_are_refused(folder, dictionary, tmp_path):
 
 def test_given_latents_are_the_ones_shown(folder, dictionary, tmp_path):
     config = SaeFeaturesConfig(
-        model=str(folder), dictionary=dictionary, latents=(5, 3), text=("word-problems:6",), context=64, n_texts=1, n_rank=3,
+        model=str(folder), dictionary=dictionary, latents=(5, 3), text=("word-problems:6",),
+        context=64, n_texts=1, n_rank=3,
         n_steered=2, max_new_tokens=4,
     )  # fmt: skip
     made = json.loads((features.run(config, tmp_path / "r") / "results.json").read_text())
