@@ -1,7 +1,7 @@
 """Linear probes: can a label be read off the activations, in groups that the probe has not seen?
 
-A logistic regression on standardised activations, its strength of regularisation chosen inside the
-training groups, is scored on groups that were held out whole: an item's near-copies (its template, its
+A logistic regression on activations standardised by the training groups, its strength of regularisation
+chosen inside them, is scored on groups that were held out whole: an item's near-copies (its template, its
 entity, its question) are never on both sides. Beside its accuracy stand
 
     chance        the share of the commonest label,
@@ -21,12 +21,12 @@ ones, where the source draws each on its own, so that no deal lacks a label.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
@@ -211,15 +211,32 @@ def _held_out(
     """Whether each row is read rightly by the probe that has not seen its group, and each fold's C."""
     right, strengths = np.zeros(len(y), bool), []
     for train, test in _splits(y, group, folds, seed):
+        seen, held = _standardised(x[train], x[test])
         inner = _splits(y[train], group[train], INNER_FOLDS, seed)
-        chosen = max(STRENGTHS, key=lambda c: _score(x[train], y[train], inner, c))
-        right[test] = _fitted(x[train], y[train], chosen).predict(x[test]) == y[test]
+        chosen = max(STRENGTHS, key=partial(_score, seen, y[train], inner))
+        right[test] = _fitted(seen, y[train], chosen).predict(held) == y[test]
         strengths.append(chosen)
     return right, tuple(strengths)
 
 
-def _fitted(x: Float[np.ndarray, "row d"], y: Int[np.ndarray, " row"], strength: float) -> Pipeline:
-    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=5000)).fit(x, y)
+def _standardised(
+    train: Float[np.ndarray, "train d"], test: Float[np.ndarray, "test d"]
+) -> tuple[Float[np.ndarray, "train rank"], Float[np.ndarray, "test rank"]]:
+    """Both by the scale of the first, in coordinates of its rows' span, where there are fewer rows than d.
+
+    The weights of an L2 penalty lie in that span and its size does not change under a rotation, so the
+    fits are the same, and several times as fast.
+    """
+    scaler = StandardScaler().fit(train)
+    seen, held = scaler.transform(train), scaler.transform(test)
+    if len(seen) >= seen.shape[1]:
+        return seen, held
+    basis = np.linalg.svd(seen, full_matrices=False)[2].T
+    return seen @ basis, held @ basis
+
+
+def _fitted(x: Float[np.ndarray, "row d"], y: Int[np.ndarray, " row"], strength: float) -> LogisticRegression:
+    return LogisticRegression(C=strength, max_iter=5000).fit(x, y)
 
 
 def _score(x: Float[np.ndarray, "row d"], y: Int[np.ndarray, " row"], splits: Splits, strength: float) -> int:
