@@ -1,9 +1,10 @@
-"""Sparse dictionaries: read and written, one file per architecture, and edits of single latents."""
+"""Sparse dictionaries: read and written, one file per architecture; edits of latents, kinds of sentences."""
 
 from saes.dictionary import Dictionary as Dictionary
 from saes.dictionary import Origin as Origin
 from saes.edits import ClampLatents as ClampLatents
 from saes.edits import ScaleLatents as ScaleLatents
+from saes.edits import ShiftPreactivations as ShiftPreactivations
 from saes.formats.saelens import save_dictionary as save_dictionary
 from saes.gated import GatedSAE as GatedSAE
 from saes.jumprelu import JumpReLUSAE as JumpReLUSAE
