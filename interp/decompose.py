@@ -78,6 +78,15 @@ class Decomposition:
         """Of the parts with the vector; 0 without parts."""
         return _cosine(self.parts, self.vector)
 
+    def __str__(self) -> str:
+        pairs = zip(self.latents, self.coefficients.tolist(), strict=True)
+        chance = self.control[-1]
+        return (
+            f"{self.explained[-1]:.3f} of the vector in {len(self.latents)} parts, and {chance.low:.3f} to "
+            f"{chance.high:.3f} of {chance.n} controls: "
+            + ", ".join(f"{latent} ({coefficient:.3g})" for latent, coefficient in pairs)
+        )
+
     def parts_alone(self, edit: Add) -> Add:
         """``edit``, which adds the vector, with the parts in its place, at the norm that it has there.
 

@@ -1,5 +1,6 @@
 """Planted combinations of decoder rows come back; what is no combination is no better than chance."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -65,6 +66,9 @@ def test_the_longest_part_comes_first():
     assert found.latents == (400, 33, 7)
     lengths = [float(a * sae.W_dec[j].norm()) for j, a in zip(found.latents, found.coefficients, strict=True)]
     assert lengths == pytest.approx([3, 2, 1], rel=1e-5)
+    start = f"1.000 of the vector in 3 parts, and {found.control[-1].low:.3f} to "
+    assert str(found).startswith(start)
+    assert re.search(r" of 20 controls: 400 \(\d\S*\), 33 \(\d\S*\), 7 \(\d\S*\)$", str(found))
 
 
 def test_what_the_dictionary_cannot_say_is_the_residual():
