@@ -27,13 +27,13 @@ warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm misses 
 import plotly.graph_objects as go
 import plotly.io as pio
 import torch
-from interp.decompose import decompose
 
 from analyses.dictionaries.steps import shows_step
 from analyses.tasks import word_problems
 from hooks import generate, load
 from hooks.chat import prompt_row, response_row
 from hooks.positions import everything, first, step
+from interp.decompose import decompose
 from interp.features import auroc, decoder_cosine, differential, matched_random, stability
 from interp.token_activations import token_activations
 from saes import BUNDLED, ShiftPreactivations, load_dictionary

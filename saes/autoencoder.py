@@ -1,7 +1,8 @@
 """What the architectures share: an affine map in, an affine map out, and how an input is normalised.
 
     x'    = n(x) - b_dec                  without ``apply_b_dec_to_input``, n(x)
-    z     = what each architecture makes of x' W_enc
+    pre   = x' W_enc + b_enc
+    z     = what each architecture makes of pre
     x_hat = n_x⁻¹( z W_dec + b_dec ),
 
 where n(x) is, by ``normalize_activations``,
@@ -35,7 +36,7 @@ EPSILON = 1e-5
 
 
 class Autoencoder(nn.Module, ABC):
-    """The weights and the two affine maps; an architecture adds ``encode`` and the vectors that it needs.
+    """The weights and the two affine maps; an architecture adds ``activated`` and the vectors that it needs.
 
     Args:
         seed: A new dictionary has unit rows in ``W_dec`` drawn from it, their transpose in ``W_enc``, and
@@ -50,6 +51,8 @@ class Autoencoder(nn.Module, ABC):
     W_enc: Float[Tensor, "d_in d_sae"]
     W_dec: Float[Tensor, "d_sae d_in"]
     b_dec: Float[Tensor, " d_in"]
+    b_enc: Float[Tensor, " d_sae"]
+    """Not of a gated one, which has two biases for it."""
 
     def __init__(
         self,
@@ -78,8 +81,16 @@ class Autoencoder(nn.Module, ABC):
         for name in self.vectors:
             self.register_parameter(name, nn.Parameter(torch.zeros(d_sae)))
 
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
+        return self.activated(self.preactivations(x))
+
+    def preactivations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
+        """What the nonlinearity is given: ``x' W_enc + b_enc``."""
+        return self.projected(x) + self.b_enc
+
     @abstractmethod
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]: ...
+    def activated(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        """The latents that the nonlinearity makes of pre-activations."""
 
     def projected(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         """``x' W_enc``."""

@@ -73,6 +73,15 @@ class Dictionary(Protocol):
         """
 
 
+@runtime_checkable
+class Stepwise(Protocol):
+    """A dictionary that encodes in two steps, as all of ours do: ``activated(preactivations(x))``."""
+
+    def preactivations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]: ...
+
+    def activated(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]: ...
+
+
 def check_site(origin: Origin, site: Site, *, name: str = "The dictionary") -> None:
     """Raise :class:`VectorError` if a dictionary of this origin is known to read another site."""
     if origin.site is None and origin.hook_name is not None:

@@ -6,15 +6,20 @@ z' the same with some latents changed,
 
     h  +=  decode(z') - decode(z),
 
-and where z' = z no bit of h changes.
+and where z' = z no bit of h changes. A latent is changed after the nonlinearity, or before it: then it
+has to pass a threshold as any other, and with TopK takes the place of another or does not come in.
 
-Source: Templeton et al. 2024, "Scaling Monosemanticity", which leaves the error in likewise.
-Differs from the source: a scale beside the clamp; scaling by 0 ablates.
+Sources: Templeton et al. 2024, "Scaling Monosemanticity", which leaves the error in likewise; He et al.
+2026, "Reasoning Beyond Chain-of-Thought", arXiv:2601.08058, for the change before the nonlinearity.
+Differs from the sources: a scale beside the clamp; scaling by 0 ablates. He et al. add alpha * mean |pre|,
+of the prompt at hand: a number that the caller computes, from ``dictionary.preactivations``. They ablate by
+a pre-activation far below zero, where TopK lets another latent in: a shift by -1e6, and not a scale of 0.
 """
 
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -24,7 +29,7 @@ from hooks.errors import VectorError
 from hooks.language_model import LanguageModel
 from hooks.positions import Positions, generated
 from hooks.sites import Site
-from saes.dictionary import Dictionary, check_model, check_site
+from saes.dictionary import Dictionary, Stepwise, check_model, check_site
 from saes.transcoder import Transcoder
 
 NUMBERS = 2**25
@@ -33,12 +38,14 @@ NUMBERS = 2**25
 
 @dataclass(frozen=True, eq=False)
 class _LatentEdit:
-    """A number for each of some latents; the two kinds below say what it does."""
+    """A number for each of some latents; the three kinds below say what it does."""
+
+    verb: ClassVar[str]
 
     site: Site
     dictionary: Dictionary
     latents: Mapping[int, float]
-    """The value to set, or the factor to scale by, by latent."""
+    """The value to set or to add, or the factor to scale by, by latent."""
 
     positions: Positions = field(default=generated)
     any_model: bool = False
@@ -48,59 +55,91 @@ class _LatentEdit:
     def group(self) -> Hashable:
         return type(self), id(self.dictionary), len(self.latents)
 
+    def check(self, lm: LanguageModel) -> None:
+        _check(lm, self, f"{self.verb} at {self.site}")
+
     def parameters(self) -> tuple[Tensor, ...]:
         return torch.tensor(list(self.latents)), torch.tensor(list(map(float, self.latents.values())))
+
+    def apply(
+        self,
+        h: Float[Tensor, "batch chunk d_model"],
+        position: Int[Tensor, "batch chunk"],  # noqa: ARG002
+        *parameters: Tensor,
+    ) -> Float[Tensor, "batch chunk d_model"]:
+        """``h + decode(z') - decode(z)``; one row of parameters serves all."""
+        moved, home = [], self.dictionary.W_dec.device
+        latent, number = (p.to(home)[:, None] for p in parameters)
+        for part in h.split(max(1, NUMBERS // (len(h) * self.dictionary.d_sae)), dim=1):
+            x = part.to(home, torch.float32)
+            shape = (*part.shape[:2], -1)
+            z, changed = self._changed(x, latent.expand(shape), number.to(x).expand(shape))
+            moved.append(self.dictionary.decode(changed, x) - self.dictionary.decode(z, x))
+        return h + torch.cat(moved, 1).to(h)
+
+    def _changed(
+        self,
+        x: Float[Tensor, "batch part d_model"],
+        latent: Int[Tensor, "batch part k"],
+        number: Float[Tensor, "batch part k"],
+    ) -> tuple[Float[Tensor, "batch part d_sae"], Float[Tensor, "batch part d_sae"]]:
+        """z of x, and z'."""
+        raise NotImplementedError
 
 
 class ClampLatents(_LatentEdit):
     """``z'[latent] = value`` for each of ``latents``, whether it was active or not."""
 
-    def check(self, lm: LanguageModel) -> None:
-        _check(lm, self, f"clamp at {self.site}")
+    verb = "clamp"
 
-    def apply(
+    def _changed(
         self,
-        h: Float[Tensor, "batch chunk d_model"],
-        position: Int[Tensor, "batch chunk"],  # noqa: ARG002
-        *parameters: Tensor,
-    ) -> Float[Tensor, "batch chunk d_model"]:
-        latent, value = parameters
-        return _write(self.dictionary, h, latent, torch.zeros_like(value), value)
+        x: Float[Tensor, "batch part d_model"],
+        latent: Int[Tensor, "batch part k"],
+        number: Float[Tensor, "batch part k"],
+    ) -> tuple[Float[Tensor, "batch part d_sae"], Float[Tensor, "batch part d_sae"]]:
+        z = self.dictionary.encode(x)
+        return z, z.scatter(-1, latent, number)
 
 
 class ScaleLatents(_LatentEdit):
     """``z'[latent] = factor * z[latent]`` for each of ``latents``: 0 ablates, 1 changes nothing."""
 
-    def check(self, lm: LanguageModel) -> None:
-        _check(lm, self, f"scale at {self.site}")
+    verb = "scale"
 
-    def apply(
+    def _changed(
         self,
-        h: Float[Tensor, "batch chunk d_model"],
-        position: Int[Tensor, "batch chunk"],  # noqa: ARG002
-        *parameters: Tensor,
-    ) -> Float[Tensor, "batch chunk d_model"]:
-        latent, factor = parameters
-        return _write(self.dictionary, h, latent, factor, torch.zeros_like(factor))
+        x: Float[Tensor, "batch part d_model"],
+        latent: Int[Tensor, "batch part k"],
+        number: Float[Tensor, "batch part k"],
+    ) -> tuple[Float[Tensor, "batch part d_sae"], Float[Tensor, "batch part d_sae"]]:
+        z = self.dictionary.encode(x)
+        return z, z.scatter(-1, latent, number * z.gather(-1, latent))
 
 
-def _write(
-    dictionary: Dictionary,
-    h: Float[Tensor, "batch chunk d_model"],
-    latent: Int[Tensor, "rows k"],
-    factor: Float[Tensor, "rows k"],
-    value: Float[Tensor, "rows k"],
-) -> Float[Tensor, "batch chunk d_model"]:
-    """``h + decode(z') - decode(z)``, with ``factor * z + value`` at the latents; one row serves all."""
-    moved, home = [], dictionary.W_dec.device
-    latent, factor, value = (t.to(home) for t in (latent, factor, value))
-    for part in h.split(max(1, NUMBERS // (len(h) * dictionary.d_sae)), dim=1):
-        x = part.to(home, torch.float32)
-        z = dictionary.encode(x)
-        at = latent[:, None].expand(*part.shape[:2], -1)
-        changed = factor[:, None].to(z) * z.gather(-1, at) + value[:, None].to(z)
-        moved.append(dictionary.decode(z.scatter(-1, at, changed), x) - dictionary.decode(z, x))
-    return h + torch.cat(moved, 1).to(h)
+class ShiftPreactivations(_LatentEdit):
+    """``z' = act(pre')`` with ``pre'[latent] = pre[latent] + value`` for each of ``latents``.
+
+    ``pre = x' W_enc + b_enc`` and ``act`` are the dictionary's own (:class:`saes.dictionary.Stepwise`);
+    of a gated one, ``pre`` is what both of its readings are made of.
+    """
+
+    verb = "shift"
+
+    def check(self, lm: LanguageModel) -> None:
+        super().check(lm)
+        _check_steps(self.dictionary, lm.device_at(self.site), f"{self.verb} at {self.site}")
+
+    def _changed(
+        self,
+        x: Float[Tensor, "batch part d_model"],
+        latent: Int[Tensor, "batch part k"],
+        number: Float[Tensor, "batch part k"],
+    ) -> tuple[Float[Tensor, "batch part d_sae"], Float[Tensor, "batch part d_sae"]]:
+        assert isinstance(self.dictionary, Stepwise), "check has seen to it"
+        pre = self.dictionary.preactivations(x)
+        shifted = pre.scatter(-1, latent, pre.gather(-1, latent) + number)
+        return self.dictionary.activated(pre), self.dictionary.activated(shifted)
 
 
 def _check(lm: LanguageModel, edit: _LatentEdit, what: str) -> None:
@@ -127,9 +166,7 @@ def _check(lm: LanguageModel, edit: _LatentEdit, what: str) -> None:
 @torch.no_grad()
 def _check_float32(dictionary: Dictionary, device: torch.device, what: str) -> None:
     """Try the dictionary on the sizes that a residual stream has; half precision ends at 65504."""
-    x = torch.tensor([[0.0], [1.0], [1e5]], device=device) * torch.linspace(
-        -1, 1, dictionary.d_in, device=device
-    )
+    x = _trial(dictionary, device)
     would_work = f"Keep it in float32 on {device}, where the model is."
     try:
         z = dictionary.encode(x)
@@ -146,6 +183,29 @@ def _check_float32(dictionary: Dictionary, device: torch.device, what: str) -> N
                 f"1e5 gives {out.dtype} of shape {size}, {finite}; expected finite torch.float32 of "
                 f"shape {(len(x), width)}. {would_work}"
             )
+
+
+@torch.no_grad()
+def _check_steps(dictionary: Dictionary, device: torch.device, what: str) -> None:
+    name = f"The dictionary to {what}"
+    if not isinstance(dictionary, Stepwise):
+        raise VectorError(
+            f"{name} does not show its pre-activations: {type(dictionary).__name__} lacks `preactivations` "
+            "or `activated`. Give it both, encode(x) being activated(preactivations(x)), or use ClampLatents."
+        )
+    x = _trial(dictionary, device)
+    z, stepwise = dictionary.encode(x), dictionary.activated(dictionary.preactivations(x))
+    if stepwise.dtype != z.dtype or stepwise.shape != z.shape or not torch.allclose(stepwise, z, rtol=1e-4):
+        raise VectorError(
+            f"{name} contradicts itself: activated(preactivations(x)) is not encode(x). Mend the one that is "
+            "wrong, or use ClampLatents."
+        )
+
+
+def _trial(dictionary: Dictionary, device: torch.device) -> Float[Tensor, "3 d_in"]:
+    """Activations of the sizes that a residual stream has."""
+    size = torch.tensor([[0.0], [1.0], [1e5]], device=device)
+    return size * torch.linspace(-1, 1, dictionary.d_in, device=device)
 
 
 def _some(latents: list[int]) -> str:

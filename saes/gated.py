@@ -23,6 +23,9 @@ class GatedSAE(Autoencoder):
     r_mag: Float[Tensor, " d_sae"]
     b_mag: Float[Tensor, " d_sae"]
 
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        projected = self.projected(x)
-        return (projected * self.r_mag.exp() + self.b_mag).relu() * (projected + self.b_gate > 0)
+    def preactivations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
+        """p, of which both readings are made: what is added to it opens the gate and raises the value."""
+        return self.projected(x)
+
+    def activated(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        return (pre * self.r_mag.exp() + self.b_mag).relu() * (pre + self.b_gate > 0)

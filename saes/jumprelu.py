@@ -24,11 +24,10 @@ class JumpReLUSAE(Autoencoder):
     """Every pre-activation above the threshold of its latent."""
 
     vectors = ("b_enc", "threshold")
-    b_enc: Float[Tensor, " d_sae"]
     threshold: Float[Tensor, " d_sae"]
 
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        return jumped(self.projected(x) + self.b_enc, self.threshold)
+    def activated(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        return jumped(pre, self.threshold)
 
 
 def jumped(

@@ -16,7 +16,5 @@ from saes.autoencoder import Autoencoder
 class StandardSAE(Autoencoder):
     """Every positive pre-activation."""
 
-    b_enc: Float[Tensor, " d_sae"]
-
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        return (self.projected(x) + self.b_enc).relu()
+    def activated(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        return pre.relu()

@@ -20,8 +20,6 @@ from saes.dictionary import UNKNOWN, Origin
 class TopKSAE(Autoencoder):
     """Keep the ``k`` largest pre-activations of each input; zero the rest."""
 
-    b_enc: Float[Tensor, " d_sae"]
-
     def __init__(
         self,
         d_in: int,
@@ -41,8 +39,8 @@ class TopKSAE(Autoencoder):
         )  # fmt: skip
         self.k = k
 
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        return largest((self.projected(x) + self.b_enc).relu(), self.k)
+    def activated(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        return largest(pre.relu(), self.k)
 
 
 def largest(pre: Float[Tensor, "*batch d_sae"], k: int) -> Float[Tensor, "*batch d_sae"]:

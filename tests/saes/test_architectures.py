@@ -7,6 +7,7 @@ import torch
 
 from hooks.errors import InputError, VectorError
 from saes import Dictionary, GatedSAE, JumpReLUSAE, Origin, StandardSAE, TopKSAE, Transcoder
+from saes.dictionary import Stepwise
 
 D_IN, D_SAE, K = 5, 11, 3
 NORMALIZATIONS = ["none", "constant_norm_rescale", "layer_norm"]
@@ -81,6 +82,18 @@ def test_it_is_the_equation_one_number_at_a_time(architecture, how, subtracts):
         ]
         torch.testing.assert_close(sae.decode(latents, row), torch.tensor(back), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(sae(row), torch.tensor(back), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", MAKE)
+def test_encoding_is_an_affine_step_and_the_nonlinearity(architecture):
+    sae, (x, y) = make(architecture), randn(2, 6, D_IN, seed=9)
+    assert isinstance(sae, Stepwise)
+    pre = sae.preactivations
+    torch.testing.assert_close(pre(0.3 * x + 0.7 * y), 0.3 * pre(x) + 0.7 * pre(y), atol=1e-5, rtol=1e-5)
+    biases = torch.zeros(D_SAE) if architecture == "gated" else sae.b_enc
+    torch.testing.assert_close(pre(sae.b_dec), biases, atol=1e-6, rtol=0)
+    assert torch.equal(sae.activated(pre(x)), sae.encode(x))
+    assert (pre(x) < 0).any()
 
 
 @pytest.mark.parametrize("how", NORMALIZATIONS)

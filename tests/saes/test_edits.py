@@ -12,7 +12,18 @@ from hooks.edits import Edit
 from hooks.errors import VectorError
 from hooks.positions import everything, generated, last, prompt
 from hooks.rows import pad_left
-from saes import ClampLatents, JumpReLUSAE, Origin, ScaleLatents, TopKSAE, Transcoder, edits
+from saes import (
+    ClampLatents,
+    GatedSAE,
+    JumpReLUSAE,
+    Origin,
+    ScaleLatents,
+    ShiftPreactivations,
+    StandardSAE,
+    TopKSAE,
+    Transcoder,
+    edits,
+)
 
 SITE, D, CPU = Site(1, "resid_post"), 32, torch.device("cpu")
 
@@ -61,6 +72,7 @@ def test_an_edit_that_asks_for_what_is_there_changes_no_bit(sae):
         own = dict(enumerate(sae.encode(h)[0, 0].tolist()))
         assert torch.equal(written(ClampLatents(SITE, sae, own), h), h)
     assert torch.equal(written(ScaleLatents(SITE, sae, {i: 1.0 for i in range(100)})), H)
+    assert torch.equal(written(ShiftPreactivations(SITE, sae, {i: 0.0 for i in range(100)})), H)
 
 
 def test_an_inactive_latent_can_be_ablated_or_scaled_without_effect(sae):
@@ -119,6 +131,11 @@ def test_a_long_prompt_is_encoded_a_few_positions_at_a_time(sae, monkeypatch):
     monkeypatch.setattr(sae, "encode", lambda x: sizes.append(x.shape[1]) or TopKSAE.encode(sae, x))
     torch.testing.assert_close(written(edit), whole)
     assert sizes == [2, 2, 1]
+    shift = ShiftPreactivations(SITE, sae, {3: 2.0})
+    monkeypatch.setattr(edits, "NUMBERS", 2**25)
+    whole = written(shift)
+    monkeypatch.setattr(edits, "NUMBERS", 3 * 100 * 2)
+    assert torch.equal(written(shift), whole)
 
 
 def test_a_model_in_another_dtype_keeps_what_it_had(sae):
@@ -133,6 +150,102 @@ def test_a_model_in_another_dtype_keeps_what_it_had(sae):
     still = ScaleLatents(SITE, sae, {3: 1.0})
     out = still.apply(fine, torch.zeros(3, 5, dtype=torch.long), *(p[None] for p in still.parameters()))
     assert torch.equal(out, fine)
+
+
+# --- before the nonlinearity
+
+
+def filled(made):
+    """A dictionary in which no bias or threshold is zero."""
+    with torch.no_grad():
+        made.b_dec.copy_(randn(D, seed=1))
+        for seed, name in enumerate(made.vectors):
+            getattr(made, name).copy_(0.5 * randn(100, seed=2 + seed))
+    return made.requires_grad_(False)
+
+
+def kept(pre, k):
+    """The ``k`` largest of one token's pre-activations, where they are above zero."""
+    z = torch.zeros_like(pre)
+    for latent in sorted(range(len(pre)), key=lambda i: -float(pre[i]))[:k]:
+        z[latent] = max(0.0, float(pre[latent]))
+    return z
+
+
+LATENTS_OF = {
+    "standard": (lambda: StandardSAE(D, 100), lambda sae, p: (p + sae.b_enc).relu()),
+    "topk": (lambda: TopKSAE(D, 100, 6), lambda sae, p: kept(p + sae.b_enc, 6)),
+    "jumprelu": (
+        lambda: JumpReLUSAE(D, 100),
+        lambda sae, p: (p + sae.b_enc).relu() * (p + sae.b_enc > sae.threshold),
+    ),
+    "gated": (
+        lambda: GatedSAE(D, 100),
+        lambda sae, p: (p * sae.r_mag.exp() + sae.b_mag).relu() * (p + sae.b_gate > 0),
+    ),
+}
+"""A new dictionary of each architecture, and its latents of one token's ``(x - b_dec) W_enc``."""
+
+
+@pytest.mark.parametrize("architecture", LATENTS_OF)
+def test_a_shift_is_each_architectures_equation_with_more_before_its_nonlinearity(architecture):
+    make, latents = LATENTS_OF[architecture]
+    made = filled(make())
+    numbers = {3: 6.0, 50: -4.0, 60: 0.5, 99: 20.0}
+    out, moved = written(ShiftPreactivations(SITE, made, numbers)), 0
+    for h, new in zip(H.reshape(-1, D), out.reshape(-1, D), strict=True):
+        p = (h - made.b_dec) @ made.W_enc
+        shifted = p.clone()
+        for latent, number in numbers.items():
+            shifted[latent] += number
+        before, after = latents(made, p), latents(made, shifted)
+        moved += int((before != after).sum())
+        torch.testing.assert_close(new, h + (after - before) @ made.W_dec, atol=1e-4, rtol=1e-4)
+    assert moved > 15
+    assert torch.equal(written(ShiftPreactivations(SITE, made, dict.fromkeys(range(100), 0.0))), H)
+
+
+def test_a_latent_that_is_shifted_into_the_largest_takes_the_place_of_the_smallest(sae):
+    pre = sae.preactivations(H[0, 0])
+    order = pre.argsort(descending=True).tolist()
+    sixth, last_in, ninth = float(pre[order[5]]), order[5], order[8]
+    gap = sixth - float(pre[ninth])
+    h = H[:1, :1]
+    assert torch.equal(written(ShiftPreactivations(SITE, sae, {ninth: 0.9 * gap}), h), h), "not among six"
+    change = written(ShiftPreactivations(SITE, sae, {ninth: 1.5 * gap}), h)[0, 0] - h[0, 0]
+    expected = (float(pre[ninth]) + 1.5 * gap) * sae.W_dec[ninth] - sixth * sae.W_dec[last_in]
+    torch.testing.assert_close(change, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_latent_that_is_shifted_out_lets_another_in_where_an_ablated_one_leaves_a_gap(sae):
+    pre = sae.preactivations(H[0, 0])
+    order = pre.argsort(descending=True).tolist()
+    first, seventh = order[0], order[6]
+    assert pre[seventh] > 0
+    h = H[:1, :1]
+    out = written(ShiftPreactivations(SITE, sae, {first: -1e6}), h)
+    gap = written(ScaleLatents(SITE, sae, {first: 0.0}), h)
+    torch.testing.assert_close((out - gap)[0, 0], pre[seventh] * sae.W_dec[seventh], atol=1e-5, rtol=1e-5)
+
+
+def test_a_shift_that_does_not_reach_the_threshold_changes_no_bit():
+    made = filled(JumpReLUSAE(D, 100))
+    made.threshold.fill_(4.0)
+    pre = made.preactivations(H)[..., 7]
+    silent = H[pre < 3.0][:, None]
+    assert len(silent) > 3
+    assert torch.equal(written(ShiftPreactivations(SITE, made, {7: 1.0}), silent), silent)
+    assert not torch.equal(written(ShiftPreactivations(SITE, made, {7: 30.0}), silent), silent)
+
+
+@pytest.mark.parametrize("how", ["constant_norm_rescale", "layer_norm"])
+def test_a_shift_is_in_the_units_of_a_normalised_input(how):
+    made = StandardSAE(D, 100, normalize_activations=how).requires_grad_(False)
+    change = written(ShiftPreactivations(SITE, made, {7: 9.0})) - H
+    size = H.norm(dim=-1) / D**0.5 if how == "constant_norm_rescale" else H.std(dim=-1)
+    pre = made.preactivations(H)[..., 7]
+    moved = (pre + 9.0).relu() - pre.relu()
+    torch.testing.assert_close(change, (moved * size)[..., None] * made.W_dec[7], atol=1e-4, rtol=1e-4)
 
 
 # --- in a running model
@@ -158,10 +271,12 @@ def test_the_running_model_holds_the_edited_stream(lm, sae, batch):
         torch.testing.assert_close(after[real], written(edit, before)[real], atol=1e-3, rtol=1e-4)
 
 
-def test_a_factor_of_one_changes_no_logit(lm, sae, batch):
+def test_a_factor_of_one_and_a_shift_of_zero_change_no_logit(lm, sae, batch):
     plain = logits(lm, batch, [])
     for site in (Site(0, "resid_pre"), SITE, Site(2, "mlp_out")):
         still = ScaleLatents(site, sae, {i: 1.0 for i in range(100)}, everything)
+        assert all(map(torch.equal, logits(lm, batch, [still]), plain))
+        still = ShiftPreactivations(site, sae, {i: 0.0 for i in range(100)}, everything)
         assert all(map(torch.equal, logits(lm, batch, [still]), plain))
 
 
@@ -186,7 +301,7 @@ def test_rows_that_carry_their_own_edits_equal_rows_run_alone(lm, sae, rows, bat
     mixed = [
         [ScaleLatents(SITE, sae, {int(i): 0.0}, prompt) for i in range(3)],
         [ScaleLatents(SITE, sae, {5: 4.0}, last(2)), ClampLatents(SITE, sae, {5: 4.0}, last(1))],
-        [ClampLatents(SITE, sae, {5: 40.0}, last(1))],
+        [ClampLatents(SITE, sae, {5: 40.0}, last(1)), ShiftPreactivations(SITE, sae, {8: 50.0}, prompt)],
         [ScaleLatents(SITE, sae, {i: -1.0 for i in range(100)}, everything)],
     ]
     together = logits(lm, batch, mixed)
@@ -206,9 +321,10 @@ def test_edits_share_a_pass_only_when_they_share_a_dictionary(sae):
         ClampLatents(SITE, sae, {1: 2.0, 2: 3.0}),
         ScaleLatents(SITE, sae, {1: 2.0}),
         ScaleLatents(SITE, twin, {1: 2.0}),
+        ShiftPreactivations(SITE, sae, {1: 2.0}),
     ]
-    assert len({group, *(other.group for other in others)}) == 5
-    assert len({hash(group), *(hash(other.group) for other in others)}) == 5
+    assert len({group, *(other.group for other in others)}) == 6
+    assert len({hash(group), *(hash(other.group) for other in others)}) == 6
 
 
 def test_generating_leaves_a_receipt_of_what_was_written(llama, sae):
@@ -263,7 +379,9 @@ def refused(llama, edit, text):
         pytest.fail("the block was entered")
 
 
-@pytest.mark.parametrize(("make", "what"), [(ClampLatents, "clamp"), (ScaleLatents, "scale")])
+@pytest.mark.parametrize(
+    ("make", "what"), [(ClampLatents, "clamp"), (ScaleLatents, "scale"), (ShiftPreactivations, "shift")]
+)
 def test_latents_that_the_dictionary_has_not_are_refused(llama, sae, make, what):
     at = r"at blocks\.1\.hook_resid_post"
     refused(
@@ -278,7 +396,7 @@ def test_latents_that_the_dictionary_has_not_are_refused(llama, sae, make, what)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("make", [ClampLatents, ScaleLatents])
+@pytest.mark.parametrize("make", [ClampLatents, ScaleLatents, ShiftPreactivations])
 def test_numbers_that_are_not_finite_are_refused(llama, sae, make, bad):
     refused(llama, make(SITE, sae, {5: 1.0, 7: bad}), "The numbers of latents 7 to .* are not finite")
 
@@ -310,7 +428,8 @@ def test_a_dictionary_of_another_model_is_refused_unless_any_will_do(llama):
 
 
 def test_a_transcoder_is_refused(llama):
-    refused(llama, ScaleLatents(SITE, Transcoder(D, 100, D), {5: 1.0}), "is a transcoder, .* hooks.Add")
+    for make in (ScaleLatents, ShiftPreactivations):
+        refused(llama, make(SITE, Transcoder(D, 100, D), {5: 1.0}), "is a transcoder, .* hooks.Add")
 
 
 @pytest.mark.parametrize("how", ["constant_norm_rescale", "layer_norm"])
@@ -378,3 +497,51 @@ def test_a_dictionary_that_answers_in_another_dtype_is_refused(llama, where):
         edit,
         rf"`{where}` of float32 activations up to 1e5 gives torch\.float64 .* expected finite torch\.float32",
     )
+
+
+class Stranger(nn.Module):
+    """A dictionary of someone else's, which encodes in one step."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = TopKSAE(D, 100, 4).requires_grad_(False)
+        self.d_in, self.d_sae, self.W_dec, self.origin = D, 100, self.inner.W_dec, Origin()
+
+    def encode(self, x):
+        return self.inner.encode(x)
+
+    def decode(self, latents, of=None):  # noqa: ARG002
+        return self.inner.decode(latents)
+
+
+class Contradicting(Stranger):
+    """Its two steps forget that only some latents are kept."""
+
+    def preactivations(self, x):
+        return self.inner.preactivations(x)
+
+    def activated(self, pre):
+        return pre.relu()
+
+
+class Consistent(Contradicting):
+    def activated(self, pre):
+        return self.inner.activated(pre)
+
+
+def test_a_dictionary_that_encodes_in_one_step_can_be_clamped_and_not_shifted(llama):
+    ClampLatents(SITE, Stranger(), {5: 1.0}).check(llama)
+    refused(
+        llama,
+        ShiftPreactivations(SITE, Stranger(), {5: 1.0}),
+        r"to shift at blocks\.1\.hook_resid_post does not show its pre-activations: Stranger lacks "
+        r".*preactivations.*, or use ClampLatents",
+    )
+
+
+def test_a_dictionary_whose_two_steps_are_not_its_encoding_is_refused(llama):
+    refused(llama, ShiftPreactivations(SITE, Contradicting(), {5: 1.0}), "contradicts itself: .*encode")
+    made = Consistent()
+    edit = ShiftPreactivations(SITE, made, {5: 40.0})
+    edit.check(llama)
+    assert torch.equal(written(edit), written(ShiftPreactivations(SITE, made.inner, {5: 40.0})))
