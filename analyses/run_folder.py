@@ -4,6 +4,7 @@
     environment.json   versions, machine, device, the model's fingerprint
     records.jsonl      one line an item and condition, appended a chunk at a time
     vectors/           steering vectors
+    means/             what blocks add on average, of a layers run
     results.json       every number with its n and interval; its presence means the run is complete
     report.html        made from the others
 
@@ -22,9 +23,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock
+from safetensors.torch import save as to_bytes
+from torch import Tensor
 
 from hooks.errors import RunError
-from hooks.files import HOLDER, LOCK, hold, let_go, write_json, writing
+from hooks.files import HOLDER, LOCK, hold, let_go, whole, write_json, writing
 from interp.steering_vector import SteeringVector, library_versions
 
 Status = Literal["new", "resumed", "complete"]
@@ -126,6 +129,15 @@ class RunFolder:
         file = self.path / "vectors" / name
         with writing(file):
             return vector.save(file)
+
+    def save_tensors(self, folder: str, name: str, tensors: Mapping[str, Tensor]) -> Path:
+        """Write named tensors into one safetensors file of ``folder``, whole or not at all."""
+        file = self.path / folder / name
+        with writing(file):
+            file.parent.mkdir(exist_ok=True)
+            with whole(file) as part:
+                part.write_bytes(to_bytes({key: t.cpu().contiguous() for key, t in tensors.items()}))
+        return file
 
     def write(self, name: str, value: Any) -> Path:
         """Write one JSON file, whole or not at all."""

@@ -96,14 +96,14 @@ class RayWorkers:
                 continue
             place, actor = running.pop(done)
             with self._losses() as lost:
-                records = self._ray.get(done)
+                records, tokens = self._ray.get(done)
             if lost:
                 waiting.appendleft(place)
                 self.actors.remove(actor)
                 self._require()
                 continue
             idle.append(actor)
-            on_tokens(sum(record.get("tokens", 0) for record in records))
+            on_tokens(tokens)
             yield place, records
 
     def _first_of(self, references: Iterable[Any]) -> Any:
@@ -155,8 +155,10 @@ class _Actor:
     def fingerprint(self) -> str:
         return self._lm.fingerprint
 
-    def compute(self, task: Task) -> Records:
-        return task.compute(self._lm, lambda _: None)
+    def compute(self, task: Task) -> tuple[Records, int]:
+        """The records, and how many tokens it took."""
+        told: list[int] = []
+        return task.compute(self._lm, told.append), sum(told)
 
 
 def _connected(address: str) -> Any:

@@ -31,7 +31,7 @@ from hooks.errors import InputError
 from hooks.language_model import LanguageModel
 from hooks.replay import Replay, Variant
 from hooks.sites import Site, SiteKind
-from interp.controls import redirected
+from interp.controls import astray
 from interp.prompt_pairs import Outcomes, PromptPair, Where, first_column, paired_batches, replayed
 
 Part = Literal["attn_out", "mlp_out", "both"]
@@ -133,8 +133,7 @@ def ablate(
                     value = _spread(new[site][place], pair, where)
                     if floor is not None:
                         old = _spread(own[site][place], pair, where)
-                        draw = numbers[place] * len(sites) + sites.index(site)
-                        value = old + redirected(value.to(old) - old, seed=floor, number=draw)
+                        value = astray(old, value, seed=floor, draw=(numbers[place], sites.index(site)))
                     edits.append(Patch(site, value, pair.positions(where)))
                 variants.append(Variant(place, tuple(edits)))
             variants.append(Variant(place))

@@ -155,9 +155,11 @@ def attribute(
         for column, site in enumerate(sites):
             change = (acts[0][site] - acts[1][site]).float()
             if floor is not None:
-                draws = [number * len(sites) + column for number in numbers]
                 change = torch.stack(
-                    [redirected(c, seed=floor, number=d) for c, d in zip(change, draws, strict=True)]
+                    [
+                        redirected(one, seed=floor, draw=(number, column))
+                        for one, number in zip(change, numbers, strict=True)
+                    ]
                 )
             moved = (change * slopes[site]).sum(-1)
             effect[numbers, column] = (moved * mask.to(moved.device)).sum(1).double().cpu().numpy()

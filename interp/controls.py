@@ -1,7 +1,9 @@
 """What an effect must beat: directions that mean nothing, at the same norm and the same place."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,14 +32,30 @@ def random_directions(vector: SteeringVector, n: int, *, seed: int = 0) -> list[
 
 
 def redirected(
-    change: Float[Tensor, "pos d_model"], *, seed: int, number: int
+    change: Float[Tensor, "pos d_model"], *, seed: int, draw: Sequence[int]
 ) -> Float[Tensor, "pos d_model"]:
     """A change of the same norm at each position, in a random direction: what any change of that size does.
 
     Args:
-        number: Tells draws of one seed apart.
+        draw: Tells draws of one seed apart, such as the pair and the site.
     """
-    generator = torch.Generator().manual_seed(hash((seed, number)))
+    state = np.random.SeedSequence((seed, *draw)).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(state[0]))
     drawn = torch.randn(change.shape, generator=generator).to(change)
     size: Tensor = change.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True)
     return drawn * size
+
+
+def astray(
+    own: Float[Tensor, "pos d_model"],
+    value: Float[Tensor, "pos d_model"],
+    *,
+    seed: int,
+    draw: Sequence[int],
+) -> Float[Tensor, "pos d_model"]:
+    """What the floor puts in place of ``own``: as far from it as ``value``, in a random direction.
+
+    Args:
+        draw: As in :func:`redirected`.
+    """
+    return own + redirected(value.to(own) - own, seed=seed, draw=draw)

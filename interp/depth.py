@@ -87,6 +87,24 @@ def center_of_mass(curve: Float[np.ndarray, "*batch layer"]) -> Float64[np.ndarr
     return np.asarray((mass * np.arange(curve.shape[-1])).sum(-1))
 
 
+def center_interval(
+    curve: Float[np.ndarray, " layer"],
+    drawn: Float[np.ndarray, "draw layer"],
+    *,
+    n: int,
+    level: float = 0.95,
+) -> Interval:
+    """The centre of mass of a curve, with the reflected interval of those of its resamples.
+
+    For a curve that is no mean over items, such as the accuracy of a probe.
+
+    Args:
+        drawn: The curve of each resample.
+        n: Items, or groups of them, that were resampled.
+    """
+    return _interval(center_of_mass(curve[None]), center_of_mass(drawn), n, level)
+
+
 def depth_difference(
     reasoning: Float[np.ndarray, "_reasoning _layer"],
     knowledge: Float[np.ndarray, "_knowledge _layer"],

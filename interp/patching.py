@@ -31,7 +31,7 @@ from hooks.language_model import LanguageModel
 from hooks.replay import Replay, Variant
 from hooks.sites import Site, SiteKind
 from hooks.unembed import unembed
-from interp.controls import redirected
+from interp.controls import astray
 from interp.prompt_pairs import Outcomes, PromptPair, Where, first_column, paired_batches, read, replayed
 
 Direction = Literal["denoising", "noising"]
@@ -131,9 +131,7 @@ def patch(
                 value = acts[site][place, start:stop]
                 if floor is not None:
                     here = own[site][place, start:stop]
-                    value = here + redirected(
-                        value - here, seed=floor, number=numbers[place] * len(sites) + j
-                    )
+                    value = astray(here, value, seed=floor, draw=(numbers[place], j))
                 variants.append(Variant(place, (Patch(site, value, positions),)))
             variants.append(Variant(place))
         found = replayed(recorded, asked, variants).reshape(len(mine), len(sites) + 1, 2)

@@ -112,6 +112,11 @@ class Outcomes:
         """From what :func:`read` gives of each run."""
         return Outcomes(values[..., 0], values[..., 1])
 
+    @property
+    def values(self) -> Float[np.ndarray, "*runs 2"]:
+        """As :func:`read` gives them."""
+        return np.stack([self.logit_difference, self.logprob], -1)
+
 
 def read(logits: Float[Tensor, "runs d_vocab"], pairs: Sequence[PromptPair]) -> Float[Tensor, "runs 2"]:
     """Both measures of each run, whose pair stands beside it."""

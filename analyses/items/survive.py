@@ -32,6 +32,27 @@ Reason = Obstacle | Literal["answered wrong", "partner answered wrong", "kind no
 
 
 @dataclass(frozen=True)
+class Question:
+    """A prompt that the model is given for an item, its own or that of a partner."""
+
+    item: Item
+    prompt: Row
+    answer: int
+
+
+class Told(NamedTuple):
+    """What follows a prompt: the first choice, whether it is the answer, and log p of the answer."""
+
+    top: int
+    right: bool
+    logp: float
+
+
+Ask = Callable[[int, Sequence[Question]], list[Told]]
+"""Answers questions, in their order. The number is 0 for the items, then 1, 2, ... for each partner tried."""
+
+
+@dataclass(frozen=True)
 class Survivor:
     """An item that the model answers right, with a partner, and how sure it is of each answer."""
 
@@ -88,31 +109,29 @@ def survive(
     seed: int = 0,
     partners: int = PARTNERS,
     both: bool = True,
-    max_rows: int = MAX_ROWS,
-    on_items: Callable[[int], None] = lambda _: None,
+    ask: Ask | None = None,
 ) -> Filtered:
     """Ask the model every item, and the partner of each that it answers right.
 
     Args:
         partners: How many partners to try in turn, until one is answered right.
         both: Pass False to keep an item whatever the model says to its first partner.
-        max_rows: Most prompts of one batch.
-        on_items: Called with a number of items as they are first asked or found unfit, for progress.
+        ask: Who is asked, such as workers whose answers are kept; None asks the model here and now.
     """
+    ask = ask or (lambda _, questions: answers(lm, questions))
     excluded: dict[int, Exclusion] = {}
     candidates: dict[int, list[ItemPair]] = {}
     for number, item in enumerate(items):
         found = pairs_of(lm.tokenizer, item, seed=seed, most=partners)
         if isinstance(found, str):
             excluded[number] = Exclusion(item, found)
-            on_items(1)
         else:
             candidates[number] = found
 
     numbers = list(candidates)
-    first = [candidates[number][0].pair for number in numbers]
-    clean = _next_tokens(lm, [p.clean for p in first], [p.answer for p in first], max_rows, on_items)
-    right: dict[int, _Next] = {}
+    first = [candidates[number][0] for number in numbers]
+    clean = ask(0, [Question(one.item, one.pair.clean, one.pair.answer) for one in first])
+    right: dict[int, Told] = {}
     for number, answered in zip(numbers, clean, strict=True):
         if answered.right:
             right[number] = answered
@@ -124,8 +143,10 @@ def survive(
     waiting = list(right)
     for turn in range(partners):
         asked = [(number, candidates[number][turn]) for number in waiting if turn < len(candidates[number])]
-        pairs = [chosen.pair for _, chosen in asked]
-        told = _next_tokens(lm, [p.corrupted for p in pairs], [p.corrupted_answer for p in pairs], max_rows)
+        told = ask(
+            1 + turn,
+            [Question(one.item, one.pair.corrupted, one.pair.corrupted_answer) for _, one in asked],
+        )
         for (number, chosen), corrupted in zip(asked, told, strict=True):
             if turn == 0:
                 beat[number] = corrupted.right or not both
@@ -177,25 +198,16 @@ def guessed_kinds(
     ]
 
 
-class _Next(NamedTuple):
-    """What follows a prompt: the first choice, and log p of the answer."""
-
-    top: int
-    right: bool
-    logp: float
-
-
 @torch.no_grad()
-def _next_tokens(
-    lm: LanguageModel,
-    rows: Sequence[Row],
-    answers: Sequence[int],
-    max_rows: int,
-    on_rows: Callable[[int], None] = lambda _: None,
-) -> list[_Next]:
-    told: dict[int, _Next] = {}
+def answers(lm: LanguageModel, questions: Sequence[Question], *, max_rows: int = MAX_ROWS) -> list[Told]:
+    """What the model says after each prompt.
+
+    Args:
+        max_rows: Most prompts of one batch.
+    """
+    told: dict[int, Told] = {}
     batches = batches_of(
-        rows,
+        [question.prompt for question in questions],
         pad_id=lm.pad_id,
         device=lm.device,
         devices=lm.devices,
@@ -204,13 +216,12 @@ def _next_tokens(
     )
     for batch in batches:
         logits = lm.model(**batch.inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
-        wanted = torch.tensor([answers[number] for number in batch.row.tolist()], device=logits.device)
+        wanted = torch.tensor([questions[n].answer for n in batch.row.tolist()], device=logits.device)
         top, logp = _read(logits, wanted)
         columns = zip(batch.row.tolist(), top.tolist(), wanted.tolist(), logp.tolist(), strict=True)
         # NaN is no answer: logits that hold one put it on top
-        told |= {n: _Next(t, t == want and value == value, value) for n, t, want, value in columns}
-        on_rows(len(batch.row))
-    return [told[number] for number in range(len(rows))]
+        told |= {n: Told(t, t == want and value == value, value) for n, t, want, value in columns}
+    return [told[number] for number in range(len(questions))]
 
 
 def _read(
@@ -220,7 +231,7 @@ def _read(
     return nats.argmax(-1), nats.gather(-1, wanted[:, None])[:, 0]
 
 
-def _said(lm: LanguageModel, told: _Next) -> str:
+def _said(lm: LanguageModel, told: Told) -> str:
     return str(lm.tokenizer.decode([told.top]))
 
 

@@ -14,8 +14,10 @@ from jaxtyping import Float
 
 from analyses.workers import Progress
 from hooks.language_model import LanguageModel
+from hooks.rows import Row
 from interp.ablation import Means, Replacement, ablate
 from interp.attribution import attribute
+from interp.dose import LastTokens, doses_for_kl
 from interp.lens import logit_lenses
 from interp.patching import patch
 from interp.prompt_pairs import PromptPair, Where
@@ -122,6 +124,21 @@ class Moved:
         )
         assert found.effect_at_kl is not None  # since kl_target is not
         return {"per_dose": np.abs(found.slope), "at_kl": np.abs(found.effect_at_kl)}
+
+
+@dataclass(frozen=True)
+class EqualKL:
+    """One task: the dose of each layer at which a vector has the wanted KL, on average over some prompts."""
+
+    vector: SteeringVector
+    rows: tuple[Row, ...]
+    kl_target: float
+
+    def compute(self, lm: LanguageModel, on_tokens: Progress) -> list[dict[str, Any]]:
+        """One record."""
+        doses = doses_for_kl(LastTokens(lm, self.rows), self.vector, self.vector.layers, self.kl_target)
+        on_tokens(sum(len(row.tokens) for row in self.rows))
+        return [{"doses": doses}]
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,21 @@
 """Everything that is measured in a run, on whom, and what comes of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from safetensors.torch import load_file
 
-from analyses.layers.measures import Attributed, Chunk, Drop, Lens, Measure, Moved, Recovery
+from analyses.layers.measures import Attributed, Chunk, Drop, EqualKL, Lens, Measure, Moved, Recovery
 from analyses.layers.study import FAMILIES, Study, Work
 from analyses.layers.verdict import METHODS, Method, judge, summary
 from analyses.pairs import POLES, Concept, builtin_pairs
 from analyses.tasks import split_of, word_problems
 from hooks.positions import response
-from interp.ablation import mean_contributions
+from hooks.sites import Site
+from interp.ablation import Means, mean_contributions
 from interp.contrast import contrasts
 from interp.controls import random_directions
-from interp.dose import LastTokens, doses_for_kl
 from interp.prompt_pairs import Where
 from interp.steering_vector import SteeringVector
 
@@ -30,9 +31,8 @@ def methods(study: Study) -> list[dict[str, Any]]:
 
 def _measures(study: Study) -> list[tuple[Measure, int | None]]:
     """Everything that is measured, and on how many matched pairs (None: all)."""
-    config, lm = study.config, study.lm
+    config = study.config
     few, seed = config.n_floor, config.seed
-    pairs = [pair for _, pair in study.pairs()]
     made: list[tuple[Measure, int | None]] = [
         (Drop("block", "partner", "onward"), None),
         (Drop("block:floor", "partner", "onward", floor=seed), few),
@@ -40,7 +40,7 @@ def _measures(study: Study) -> list[tuple[Measure, int | None]]:
     where: Where
     for where in ("subject", "last"):
         name = f"ablation_{where}"
-        means = {site: mean.cpu() for site, mean in mean_contributions(lm, pairs, where=where).items()}
+        means = _means(study, where)
         made.append((Drop(name, "mean", where, means), None))
         made.append((Drop(f"{name}:floor", "mean", where, means, floor=seed), few))
     for where in ("subject", "last"):
@@ -51,15 +51,34 @@ def _measures(study: Study) -> list[tuple[Measure, int | None]]:
     made.append((Attributed("attribution:floor", config.steps, floor=seed), few))
     vectors = {f"sensitivity_{concept}": _vector(study, concept) for concept in POLES}
     drawn = random_directions(vectors["sensitivity_reasoning"], config.n_random, seed=seed)
-    states = LastTokens(lm, [pair.clean for pair in pairs[:N_STATES]])
-    stage = study.start("equal KL", len(vectors) + len(drawn))
-    for name, vector in {**vectors, **{f"random:{i}": v for i, v in enumerate(drawn)}}.items():
-        doses = tuple(doses_for_kl(states, vector, vector.layers, config.kl_target))
+    every = {**vectors, **{f"random:{i}": vector for i, vector in enumerate(drawn)}}
+    for name, doses in _doses(study, every).items():
         n = None if name in vectors else few
-        made.append((Moved(name, vector, config.dose, config.kl_target, doses), n))
-        stage.rows()
+        made.append((Moved(name, every[name], config.dose, config.kl_target, doses), n))
     made.append((Lens(), None))
     return made
+
+
+def _means(study: Study, where: Where) -> Means:
+    """What each block adds to the prompts of both families, on average; kept in the run folder."""
+    file = study.run.path / "means" / f"{where}.safetensors"
+    if not file.exists():
+        pairs = [pair for _, pair in study.pairs()]
+        stage = study.start(f"means, {where}", len(pairs))
+        made = mean_contributions(study.lm, pairs, where=where)
+        stage.rows(len(pairs))
+        study.run.save_tensors("means", file.name, {str(site): mean for site, mean in made.items()})
+    return {Site.parse(name): mean for name, mean in load_file(file).items()}
+
+
+def _doses(study: Study, vectors: Mapping[str, SteeringVector]) -> dict[str, tuple[float, ...]]:
+    """Of each vector, the dose of each layer that has the wanted KL."""
+    rows = tuple(pair.clean for _, pair in study.pairs()[:N_STATES])
+    work: list[Work] = [
+        ([("dose", name)], EqualKL(vector, rows, study.config.kl_target)) for name, vector in vectors.items()
+    ]
+    study.compute("equal KL", work)
+    return {name: tuple(study.run.get("dose", name)["doses"]) for name in vectors}
 
 
 def _vector(study: Study, concept: Concept) -> SteeringVector:

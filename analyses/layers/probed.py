@@ -12,16 +12,19 @@ from typing import Any
 
 import numpy as np
 
+from analyses.configs import LayersConfig
 from analyses.items import Item, Survivor
 from analyses.items.item import Family
 from analyses.layers.study import FAMILIES, Study, Work
+from analyses.run_folder import Record
 from analyses.workers import Progress
 from hooks.errors import InputError
 from hooks.language_model import LanguageModel
 from hooks.rows import Row
 from hooks.sites import Site
-from interp.depth import center_of_mass
+from interp.depth import center_interval
 from interp.probes import INNER_FOLDS, probe_layers
+from interp.stats import Interval
 from interp.token_activations import token_activations
 
 SHARED = 2
@@ -147,11 +150,22 @@ def _probe(study: Study, family: Family, prompts: Readable) -> dict[str, Any]:
     records = [study.run.get(f"probe:{family}", str(layer)) for layer in range(study.lm.n_layers)]
     if whys := [record["why"] for record in records if "why" in record]:
         return {**facts, "layers": None, "why": whys[0]}
-    selectivity = np.array([r["selectivity"]["estimate"] for r in records])
     return {
         **facts,
         "groups": len(set(prompts.groups)),
         "by_kind": prompts.by_kind,
         "layers": [{key: r[key] for key in ("accuracy", "control", "selectivity")} for r in records],
-        "center_of_mass": float(center_of_mass(np.diff(selectivity, prepend=0.0))),
+        "center_of_mass": _center(records, prompts, study.config).as_dict(),
     }
+
+
+def _center(records: Sequence[Record], prompts: Readable, config: LayersConfig) -> Interval:
+    """Where selectivity rises: the centre of mass of its steps, with a bootstrap over groups."""
+    count = np.array(list(Counter(prompts.groups).values()))  # in the order of the groups in a record
+    gain = count * np.array([record["gain"] for record in records])  # [layer, group]
+    picks = np.random.default_rng(config.seed).multinomial(
+        len(count), np.full(len(count), 1 / len(count)), size=config.n_resamples
+    )
+    weights = np.vstack([np.ones(len(count)), picks])  # the groups as they are, then every resample
+    steps = np.diff(weights @ gain.T / (weights @ count)[:, None], prepend=0.0)
+    return center_interval(steps[0], steps[1:], n=len(count))

@@ -19,30 +19,31 @@ import io
 import json
 import math
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from analyses.configs import LayersConfig
-from analyses.items import NotEnoughItemsError, Survivors, all_items, matched, read_relation, survive
-from analyses.items.item import Item
+from analyses.items import NotEnoughItemsError, all_items, read_relation
 from analyses.items.survive import Survivor, table
+from analyses.layers.asked import survivors
+from analyses.layers.attribution_check import attribution_check
 from analyses.layers.plan import methods
 from analyses.layers.probed import probes
-from analyses.layers.study import FAMILIES, Study
+from analyses.layers.study import FAMILIES, Study, compute
 from analyses.layers.thoughts import fast_and_slow
 from analyses.layers.token_maps import token_maps
 from analyses.layers.two_models import two_models
 from analyses.layers.verdict import PRIMARY, agreement, headline
-from analyses.progress import Stage, progress
+from analyses.progress import progress
 from analyses.reports.layers import write_report
 from analyses.run_folder import RunFolder, environment
 from analyses.workers import LocalWorker, RayWorkers
 from hooks import LanguageModel, load
 from hooks.errors import InputError
 from hooks.files import write_text
-from interp.attribution import attribute
 from interp.grafting import require_alike
 from interp.stats import mean_interval
 
@@ -70,13 +71,14 @@ def run(config: LayersConfig, out: Path, *, device: str | None = None, ray: str 
                 ),
             )
             with progress() as start:
+                workers = LocalWorker(lm) if ray is None else RayWorkers(ray, lm)
+                work = partial(compute, workers=workers, run=folder, start=start)
                 try:
-                    survivors = _survivors(config, lm, items, start("filter", len(items)))
+                    found = survivors(config, lm, items, folder, work)
                 except NotEnoughItemsError as error:
                     folder.write("results.json", _nothing(lm, error))
                 else:
-                    workers = LocalWorker(lm) if ray is None else RayWorkers(ray, lm)
-                    study = Study(config, lm, workers, folder, items, survivors, start)
+                    study = Study(config, lm, workers, folder, items, found, start)
                     folder.write("results.json", _undefined_as_none(_results(study, tuned)))
         results = json.loads((folder.path / "results.json").read_text(encoding="utf-8"))
         write_text(folder.path / "layers.csv", tidy(results))
@@ -84,11 +86,6 @@ def run(config: LayersConfig, out: Path, *, device: str | None = None, ray: str 
     if "not_enough" in results:
         raise InputError(f"{results['not_enough']} See {folder.path / 'report.html'}.")
     return folder.path
-
-
-def _survivors(config: LayersConfig, lm: LanguageModel, items: list[Item], stage: Stage) -> Survivors:
-    filtered = survive(lm, items, seed=config.seed, on_items=stage.rows)
-    return matched(filtered, matched_in=config.matched_in, most=config.n_items, model=lm.name)
 
 
 def _nothing(lm: LanguageModel, error: NotEnoughItemsError) -> dict[str, Any]:
@@ -123,7 +120,7 @@ def _results(study: Study, tuned: LanguageModel | None) -> dict[str, Any]:
             "names": [s["label"] for s in judged],
             **{family: agreement(judged, family) for family in FAMILIES},
         },
-        "attribution": _attribution(study),
+        "attribution": attribution_check(study),
         "lens": _lens(study),
         "probes": probes(study),
         "maps": token_maps(study),
@@ -181,23 +178,6 @@ def _items(study: Study) -> dict[str, Any]:
             {family: shown(survivors.of(family)[i]) for family in FAMILIES}
             for i in range(min(6, len(survivors.knowledge)))
         ],
-    }
-
-
-def _attribution(study: Study) -> dict[str, Any]:
-    """First-order attribution held against exact patching of the same sites."""
-    pairs = [pair for _, pair in study.pairs(max(1, study.config.n_check // 2))]
-    stage = study.start("attribution check", len(pairs))
-    found = attribute(
-        study.lm, pairs, kinds=("attn_out", "mlp_out"), where="all", steps=study.config.steps
-    ).against(study.lm, pairs)
-    stage.rows(len(pairs))
-    return {
-        "n": found.n,
-        "rank_correlation": found.rank_correlation,
-        "by_site": found.by_site,
-        "largest": found.largest,
-        "at": str(found.at),
     }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +21,9 @@ FAMILIES: tuple[Family, ...] = ("knowledge", "reasoning")
 Work = tuple[Sequence[Key], Task]
 """A task, and what its records are of, in order."""
 
+Start = Callable[[str, int], Stage]
+"""Begins a stage of the progress bar, by its name and its length."""
+
 
 @dataclass(frozen=True)
 class Study:
@@ -31,7 +35,7 @@ class Study:
     run: RunFolder
     items: list[Item]
     survivors: Survivors
-    start: Callable[[str, int], Stage]
+    start: Start
 
     def pairs(self, n: int | None = None) -> list[tuple[str, PromptPair]]:
         """The first ``n`` matched items of both families, one beside the other, by id."""
@@ -39,13 +43,14 @@ class Study:
         return [(s.item.id, s.pair) for two in both for s in two]
 
     def compute(self, what: str, work: Sequence[Work]) -> None:
-        """Do what is not on disk yet, and write its records as they come."""
-        todo = [(keys, task) for keys, task in work if self.run.missing(keys, chunk=len(keys))]
-        stage = self.start(what, len(work))
-        stage.rows(len(work) - len(todo))
-        for place, fields in self.workers.map([task for _, task in todo], stage.tokens):
-            self.run.add(todo[place][0], fields)
-            stage.rows()
+        """:func:`compute` by the study's workers, into its folder."""
+        compute(what, work, self.workers, self.run, self.start)
+
+    def fields(self, key: Key) -> dict[str, Any]:
+        """What is recorded under a condition and an item, without these."""
+        return {
+            name: value for name, value in self.run.get(*key).items() if name not in ("condition", "item")
+        }
 
     def curves(
         self, family: Family, of: tuple[str, str], n: int | None = None
@@ -54,3 +59,13 @@ class Study:
         name, curve = of
         records = [self.run.get(name, s.item.id) for s in self.survivors.of(family)[:n]]
         return np.array([record["curves"][curve] for record in records])
+
+
+def compute(what: str, work: Sequence[Work], workers: Workers, run: RunFolder, start: Start) -> None:
+    """Do what is not on disk yet, and write its records as they come."""
+    todo = [(keys, task) for keys, task in work if run.missing(keys, chunk=len(keys))]
+    stage = start(what, len(work))
+    stage.rows(len(work) - len(todo))
+    for place, fields in workers.map([task for _, task in todo], stage.tokens):
+        run.add(todo[place][0], fields)
+        stage.rows()

@@ -18,7 +18,7 @@ before it; items are those that are asked, whether the model answers them right 
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,7 +29,6 @@ from jaxtyping import Bool, Float
 from analyses.items.item import Family, Item
 from analyses.items.tokenized import TokenizedItem, after, tokenize
 from analyses.layers.study import FAMILIES, Study, Work
-from analyses.progress import Stage
 from analyses.workers import Progress
 from hooks.generate import generate
 from hooks.language_model import LanguageModel
@@ -114,7 +113,7 @@ def readings(
     thoughts: Sequence[str],
     *,
     seed: int,
-    on_rows: Callable[[int], None],
+    on_tokens: Progress,
 ) -> Readings:
     """The answer and the last token's activations of every item, under every condition."""
     others = _another(len(asked), seed)
@@ -140,7 +139,7 @@ def readings(
             tops = [unembed(lm, some[:, None])[:, 0].argmax(-1).cpu() for some in last.split(64)]
         wanted = np.array([a.tokens.answer for a in asked])
         right[name], activations[name] = torch.cat(tops).numpy() == wanted, found
-        on_rows(len(rows))
+        on_tokens(sum(len(row.tokens) for row in rows))
     return Readings(right, activations)
 
 
@@ -167,23 +166,62 @@ def fast_and_slow(study: Study) -> dict[str, Any] | None:
             keys = [("thought", item.id) for item in items]
             work.append((keys, Thinking(items, config.max_new_tokens, config.think)))
     study.compute("thoughts", work)
-    stage = study.start("fast and slow", 4 * sum(len(some) for some in asked.values()))
-    return {family: _adjusted(study, some, stage) for family, some in asked.items()}
+    study.compute("fast and slow", [_compared(study, family, some) for family, some in asked.items()])
+    return {family: _told(study, family, some) for family, some in asked.items()}
 
 
-def _adjusted(study: Study, asked: Sequence[Asked], stage: Stage) -> dict[str, Any]:
-    config = study.config
+def _compared(study: Study, family: Family, asked: Sequence[Asked]) -> Work:
+    thoughts = tuple(study.run.get("thought", a.item.id)["text"] for a in asked)
+    return [("fast and slow", family)], Compared(tuple(asked), thoughts, study.config.seed)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One task: what a thought changes, in the answers of one family and layer by layer."""
+
+    asked: tuple[Asked, ...]
+    thoughts: tuple[str, ...]
+    seed: int
+
+    def compute(self, lm: LanguageModel, on_tokens: Progress) -> list[dict[str, Any]]:
+        """One record."""
+        found = readings(lm, self.asked, self.thoughts, seed=self.seed, on_tokens=on_tokens)
+        rates = [a.item.guess_rate or None for a in self.asked]
+        told = adjustment(found.right["fast"], found.right["slow"], rates, seed=self.seed)
+        return [
+            {
+                "quantities": {
+                    name: value.as_dict() if hasattr(value, "as_dict") else value
+                    for name, value in vars(told).items()
+                },
+                "accuracy": {name: float(right.mean()) for name, right in found.right.items()},
+                "cka": self._cka(found),
+            }
+        ]
+
+    def _cka(self, found: Readings) -> dict[str, Any] | None:
+        """The curves and their controls; None of too few items."""
+        if len(self.asked) < FEWEST:
+            return None
+        slow = fast_slow(
+            found.activations["fast"],
+            found.activations["slow"],
+            paraphrased=found.activations["paraphrased"],
+            shuffled=found.activations["shuffled"],
+            seed=self.seed,
+        )
+        return {
+            **{name: _curve(getattr(slow, name)) for name in ("slow", "paraphrased", "shuffled")},
+            "mispaired": [asdict(band) for band in slow.mispaired],
+            "beyond_paraphrase": [interval.as_dict() for interval in slow.beyond_paraphrase],
+            "beyond_shuffling": [interval.as_dict() for interval in slow.beyond_shuffling],
+        }
+
+
+def _told(study: Study, family: Family, asked: Sequence[Asked]) -> dict[str, Any]:
     records = [study.run.get("thought", a.item.id) for a in asked]
-    found = readings(study.lm, asked, [r["text"] for r in records], seed=config.seed, on_rows=stage.rows)
-    rates = [a.item.guess_rate or None for a in asked]
-    told = adjustment(found.right["fast"], found.right["slow"], rates, seed=config.seed)
-    facts: dict[str, Any] = {
+    return {
         "n": len(asked),
-        "quantities": {
-            name: value.as_dict() if hasattr(value, "as_dict") else value
-            for name, value in vars(told).items()
-        },
-        "accuracy": {name: float(right.mean()) for name, right in found.right.items()},
         "thought_tokens": float(np.mean([r["tokens"] for r in records])),
         "truncated": float(np.mean([r["finish"] == "length" for r in records])),
         "example": {
@@ -191,27 +229,9 @@ def _adjusted(study: Study, asked: Sequence[Asked], stage: Stage) -> dict[str, A
             "answer": asked[0].item.answer,
             "thought": records[0]["text"],
         },
-        "cka": None,
-    }
-    if len(asked) < FEWEST:
-        return facts
-    slow = fast_slow(
-        found.activations["fast"],
-        found.activations["slow"],
-        paraphrased=found.activations["paraphrased"],
-        shuffled=found.activations["shuffled"],
-        seed=config.seed,
-    )
-    return {
-        **facts,
-        "cka": {
-            **{name: _cka(getattr(slow, name)) for name in ("slow", "paraphrased", "shuffled")},
-            "mispaired": [asdict(band) for band in slow.mispaired],
-            "beyond_paraphrase": [interval.as_dict() for interval in slow.beyond_paraphrase],
-            "beyond_shuffling": [interval.as_dict() for interval in slow.beyond_shuffling],
-        },
+        **study.fields(("fast and slow", family)),
     }
 
 
-def _cka(curve: CKACurve) -> list[dict[str, Any]]:
+def _curve(curve: CKACurve) -> list[dict[str, Any]]:
     return [interval.as_dict() for interval in curve.layers]

@@ -43,11 +43,7 @@ def token_maps(study: Study) -> list[dict[str, Any]]:
             "prompt": s.item.prompt,
             "answer": s.item.answer,
             "corrupted_answer": s.partner.answer,
-            **{
-                key: value
-                for key, value in study.run.get("map", s.item.id).items()
-                if key not in ("condition", "item")
-            },
+            **study.fields(("map", s.item.id)),
         }
         for i in range(n)
         for family in FAMILIES

@@ -1,11 +1,12 @@
-"""A tiny model on disk, and a verbosity run on it that takes seconds."""
+"""A tiny model on disk, a verbosity run on it that takes seconds, and a cluster."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from analyses.configs import VerbosityConfig
+from tests.analyses.cluster import Node, two_nodes
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +42,11 @@ def finished(config: VerbosityConfig, tmp_path_factory: pytest.TempPathFactory) 
     from analyses import verbosity
 
     return verbosity.run(config, tmp_path_factory.mktemp("runs") / "brief")
+
+
+@pytest.fixture
+def cluster() -> Iterator[tuple[str, Sequence[Node]]]:
+    """The address of a Ray cluster, and its two nodes of one CPU each."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'unlatch[ray]'")
+    with two_nodes() as started:
+        yield started

@@ -96,7 +96,7 @@ def test_the_floor_is_a_change_of_the_same_norm(lm, pairs):
     found = ablate(lm, [pair], part="mlp_out", replacement="zero", where="subject", layers=[1], floor=5)
     own = contributions(lm, pair, 1, span)["mlp_out"]
     change = torch.cat([torch.zeros(span[0], own.shape[1]), -own])
-    values = {"mlp_out": own + redirected(change, seed=5, number=0)[span[0] :]}
+    values = {"mlp_out": own + redirected(change, seed=5, draw=(0, 0))[span[0] :]}
     expected = by_hand(lm, pair, 1, "mlp_out", span, values)
     assert found.ablated.logprob[0, 0] == pytest.approx(expected, abs=2e-3)
 

@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import random
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -529,3 +530,74 @@ def test_a_read_that_matches_nothing_names_the_response(llama):
         EmptySelectionError, match=r"The read after\('\?'\) matches no token of the second response of pair 4"
     ):
         contrast(llama, pairs, read=after("?"))
+
+
+# --- the bundled model
+
+CAPITALS = {"France": "Paris", "Italy": "Rome", "Japan": "Tokyo", "Spain": "Madrid"}
+PLANTED = 17
+
+
+@contextmanager
+def biased(lm, bias, word):
+    """``bias`` is added to what the MLP of one block writes wherever the model reads ``word``."""
+    (token,) = lm.tokenizer(word, add_special_tokens=False).input_ids
+    found = {}
+    reads = lm.model.get_input_embeddings().register_forward_pre_hook(
+        lambda _module, args: found.update(here=(args[0] == token)[..., None])
+    )
+    writes = lm.anatomy.blocks[PLANTED].mlp.down_proj.register_forward_hook(
+        lambda _module, _args, out: out + found["here"] * bias
+    )
+    try:
+        yield
+    finally:
+        reads.remove()
+        writes.remove()
+
+
+def test_a_bias_in_one_block_of_the_bundled_model_is_found_with_its_direction_and_layer(smollm2, hook_count):
+    """Where all first responses have a word that no second one has. Below the block no bit moves; the last
+    token, which is another, has it from the next attention. Of a word of both, the contrast takes it out."""
+    pairs = [
+        Pair(f"What is the capital of {country}?", f"It is {city}, of course.", f"It is {city}, I think.")
+        for country, city in CAPITALS.items()
+    ]
+    kinds = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+    make = partial(contrasts, smollm2, pairs, kinds=kinds, reads=(response, last(1)), n_null=0)
+    plain, hooks = make(), hook_count(smollm2.model)
+    bias = torch.randn(smollm2.d_model, generator=torch.Generator().manual_seed(3))
+    recipe = Recipe("resid_post", "mean_difference", response)
+    bias *= 0.3 * plain[recipe].resid_norm[PLANTED] / bias.norm()
+    with biased(smollm2, bias, " course"):
+        of_one = make()
+    with biased(smollm2, bias, " is"):
+        of_both = make()
+    assert hook_count(smollm2.model) == hooks
+
+    def moved(made, kind, read):
+        recipe = Recipe(kind, "mean_difference", read)
+        return torch.stack(
+            [made[recipe].vectors[layer] - plain[recipe].vectors[layer] for layer in plain[recipe].layers]
+        )
+
+    def first(kind, read):
+        return int(moved(of_one, kind, read).norm(dim=1).nonzero()[0])
+
+    by_layer = moved(of_one, "resid_post", response)
+    assert cos(by_layer[PLANTED], bias) >= 0.95
+    assert int(torch.cosine_similarity(by_layer, bias[None]).argmax()) == PLANTED
+    assert {kind: first(kind, response) - PLANTED for kind in kinds} == dict(
+        resid_pre=1, attn_out=1, mlp_out=0, resid_post=0
+    )
+    assert {kind: first(kind, last(1)) - PLANTED for kind in kinds} == dict(
+        resid_pre=2, attn_out=1, mlp_out=1, resid_post=1
+    )
+    (length,) = {
+        len(smollm2.tokenizer(text, add_special_tokens=False).input_ids)
+        for pair in pairs
+        for text in (pair.positive, pair.negative)
+    }
+    torch.testing.assert_close(by_layer[PLANTED], bias / length, rtol=1e-2, atol=1e-3)
+    left = moved(of_both, "resid_post", response)[PLANTED]
+    assert float(left.norm()) < 1e-3 * float(bias.norm()) / length

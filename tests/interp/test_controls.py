@@ -53,11 +53,11 @@ def test_the_seed_fixes_them(steering):
 
 def test_a_redirected_change_keeps_its_norm_at_each_position_and_loses_its_direction():
     change = torch.randn(50, 64, generator=torch.Generator().manual_seed(1)) * torch.arange(50)[:, None]
-    found = redirected(change, seed=3, number=7)
+    found = redirected(change, seed=3, draw=(7, 1))
     torch.testing.assert_close(found.norm(dim=-1), change.norm(dim=-1))
     cosines = torch.cosine_similarity(found[1:], change[1:], dim=-1)
     assert abs(float(cosines.mean())) < 0.06
     assert float(cosines.var()) * 64 == pytest.approx(1, rel=0.5)
-    assert torch.equal(found, redirected(change, seed=3, number=7))
-    assert not torch.equal(found, redirected(change, seed=3, number=8))
-    assert not torch.equal(found, redirected(change, seed=4, number=7))
+    assert torch.equal(found, redirected(change, seed=3, draw=(7, 1)))
+    assert not torch.equal(found, redirected(change, seed=3, draw=(7, 2)))
+    assert not torch.equal(found, redirected(change, seed=4, draw=(7, 1)))

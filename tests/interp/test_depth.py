@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from hooks.errors import InputError
-from interp.depth import center_of_mass, depth_difference
+from interp.depth import center_interval, center_of_mass, depth_difference
 from interp.stats import benjamini_hochberg, permutation_test
 
 N_LAYERS = 12
@@ -197,6 +197,16 @@ def test_the_interval_and_the_p_value_are_those_of_a_loop():
     assert found.difference.estimate == pytest.approx(observed)
     assert (found.difference.low, found.difference.high) == pytest.approx((low, high), abs=0.2)
     assert found.p_value == pytest.approx(np.mean(np.abs(null) >= abs(observed)), abs=0.02)
+
+
+def test_a_curve_with_its_resamples_has_the_interval_that_its_items_give_it():
+    curves = family(8, 20, noise=0.3, seed=0)
+    picks = np.random.default_rng(3).multinomial(20, np.full(20, 1 / 20), size=400) / 20
+    found = center_interval(curves.mean(0), picks @ curves, n=20)
+    same = depth_difference(curves, curves, paired=True, n_resamples=400, seed=3).reasoning
+    assert (found.n, found.level) == (same.n, same.level)
+    assert [found.estimate, found.low, found.high] == pytest.approx([same.estimate, same.low, same.high])
+    assert math.isnan(center_interval(curves.mean(0), -np.abs(picks @ curves), n=20).low)
 
 
 def test_a_seed_fixes_the_answer_and_the_number_of_batches_does_not_show():

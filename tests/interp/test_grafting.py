@@ -367,7 +367,7 @@ def trained_in_one_block(base, pairs):
     batch = pad_left([p.clean for p in pairs], range(len(pairs)), pad_id=base.pad_id, device=base.device)
     target = torch.tensor([p.answer for p in pairs])
     optimizer = torch.optim.Adam([A, B], lr=0.02)
-    for _ in range(30):
+    for _ in range(15):
         inputs = {**batch.inputs, "use_cache": False, "logits_to_keep": 1}
         loss = cross_entropy(functional_call(model, {name: weight + B @ A}, (), inputs).logits[:, -1], target)
         optimizer.zero_grad()

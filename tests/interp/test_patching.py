@@ -124,7 +124,7 @@ def test_the_floor_puts_in_a_change_of_the_same_norm(lm, pairs):
         run_to(lm, pad_left([row], [0], pad_id=lm.pad_id, device=lm.device), [site])[site][0, :stop]
         for row in (pair.clean, pair.corrupted)
     )
-    change = redirected(clean - corrupted, seed=9, number=0)
+    change = redirected(clean - corrupted, seed=9, draw=(0, 0))
     batch = pad_left([pair.corrupted], [0], pad_id=lm.pad_id, device=lm.device)
     by_hand = Replay(lm, batch).run(
         [Variant(0, (Patch(site, corrupted + change, pair.positions("subject")),))],

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from analyses.items.item import Item
 from analyses.items.reasoning import reasoning_items
-from analyses.items.survive import guessed_kinds, survive, table
+from analyses.items.survive import answers, guessed_kinds, survive, table
 from hooks.language_model import LanguageModel
 from hooks.load import adopt
 from hooks.rows import Row
@@ -190,7 +190,10 @@ def test_counts_add_up_and_make_a_table():
 
 def test_the_batches_do_not_matter(smollm2: LanguageModel):
     items = reasoning_items(5, kinds=["elimination", "addition"])
-    alone, together = (survive(smollm2, items, max_rows=rows) for rows in (1, 64))
+    alone, together = (
+        survive(smollm2, items, ask=lambda _, asked, rows=rows: answers(smollm2, asked, max_rows=rows))
+        for rows in (1, 64)
+    )
     assert [e.item for e in alone.exclusions] == [e.item for e in together.exclusions]
     assert len(alone.survivors) == len(together.survivors) > 0
     for one, other in zip(alone.survivors, together.survivors, strict=True):

@@ -1,6 +1,7 @@
 """Models in which a lookup and a sum were planted, on disk; their items; and runs that take seconds."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,11 @@ from tests.analyses.layers.planted_items import items_of
 from tests.interp.planted import planted
 
 SMALL = LayersConfig(
-    n_items=40,
+    n_items=32,
     matched_in=("prompt_tokens",),
     n_floor=4,
     n_random=2,
-    n_pairs=6,
+    n_pairs=4,
     steps=2,
     n_check=2,
     probe_folds=2,
@@ -26,11 +27,15 @@ SMALL = LayersConfig(
     n_resamples=500,
     chunk=16,
 )
+QUICK = replace(SMALL, n_random=1, n_thoughts=0, n_maps=0)
 
 
 @pytest.fixture(scope="session")
 def planted_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], tuple[LayersConfig, Path]]:
-    """The config and the complete, read-only run folder of a model with the families in these blocks."""
+    """The config and the complete, read-only run folder of a model with the families in these blocks.
+
+    All that is asked of (1, 4), for the others no thoughts and no maps.
+    """
     made: dict[tuple[int, int], tuple[LayersConfig, Path]] = {}
 
     def of(knowledge: int, reasoning: int) -> tuple[LayersConfig, Path]:
@@ -40,7 +45,7 @@ def planted_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int]
             model = tmp_path_factory.mktemp("planted") / truth.lm.name
             truth.lm.model.save_pretrained(model)
             truth.lm.tokenizer.save_pretrained(model)
-            config = LayersConfig(**{**vars(SMALL), "model": str(model)})
+            config = replace(SMALL if (knowledge, reasoning) == (1, 4) else QUICK, model=str(model))
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(layers, "all_items", lambda **_: items_of(truth))
                 folder = layers.run(config, tmp_path_factory.mktemp("runs") / truth.lm.name)

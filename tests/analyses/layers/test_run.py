@@ -3,21 +3,39 @@
 import csv
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from analyses import cli
-from analyses.layers import measures
+from analyses.layers import plan, two_models
 from analyses.layers import run as layers
 from analyses.layers.verdict import PRIMARY
 from analyses.reports.layers import write_report
+from analyses.run_folder import RunFolder
+from analyses.workers import RayWorkers
 from hooks.errors import InputError
+from hooks.files import write_json
 from hooks.load import load
+from interp.ablation import mean_contributions
+from interp.grafting import graft
 from tests.analyses.layers.planted_items import items_of
 from tests.interp.planted import planted
+
+STEPS = (
+    "asked:0",
+    "asked:1",
+    "dose",
+    "ablation_last",
+    "check",
+    "probe:reasoning",
+    "map",
+    "thought",
+    "fast and slow",
+)
+"""In their order, by the condition of their records."""
 
 CAUSAL = ("block", "ablation_last", "patching_subject", "patching_last", "attribution")
 
@@ -88,6 +106,10 @@ def test_what_stands_beside_the_curves_is_there(planted_run):
     assert (
         probes["layers"][4]["selectivity"]["estimate"] > probes["layers"][3]["selectivity"]["estimate"] + 0.2
     )
+    center = probes["center_of_mass"]
+    assert center["low"] <= center["estimate"] <= center["high"]
+    assert center["estimate"] == pytest.approx(4, abs=0.5)
+    assert center["n"] == probes["groups"]
     slow = results["fast_slow"]["knowledge"]
     assert slow["quantities"]["fast"]["estimate"] == 1.0
     assert slow["accuracy"]["fast"] == 1.0
@@ -99,37 +121,86 @@ def test_what_stands_beside_the_curves_is_there(planted_run):
     assert {s["covariate"] for s in results["items"]["balance"] if s["matched"]} == {"prompt_tokens"}
 
 
-def test_a_run_that_was_cut_short_ends_with_the_same_bytes(planted_run, tmp_path, monkeypatch):
+@pytest.fixture
+def resumable(planted_run, tmp_path, monkeypatch):
+    """A copy of a run that was not finished, of a model whose items can be asked again."""
     config, folder = planted_run(1, 4)
+    shutil.copytree(folder, tmp_path / "r")
+    (tmp_path / "r" / "results.json").unlink()
     monkeypatch.setattr(layers, "all_items", lambda **_: items_of(planted(knowledge=1, reasoning=4)))
-    done = []
-    whole = measures.Chunk.compute
+    return config, tmp_path / "r"
 
-    def dies(self, lm, on_tokens):
-        if len(done) == 7:
-            raise KeyboardInterrupt
-        done.append(self.measure.name)
-        return whole(self, lm, on_tokens)
 
-    monkeypatch.setattr(measures.Chunk, "compute", dies)
-    with pytest.raises(KeyboardInterrupt):
-        layers.run(config, tmp_path / "r")
-    assert not (tmp_path / "r" / "results.json").exists()
-    again = []
+def records_of(folder):
+    return (folder / "records.jsonl").read_bytes().splitlines(keepends=True)
 
-    def counted(self, lm, on_tokens):
-        again.append(self.measure.name)
-        return whole(self, lm, on_tokens)
 
-    monkeypatch.setattr(measures.Chunk, "compute", counted)
-    layers.run(config, tmp_path / "r")
-    assert (tmp_path / "r" / "results.json").read_bytes() == (folder / "results.json").read_bytes()
-    assert (tmp_path / "r" / "layers.csv").read_bytes() == (folder / "layers.csv").read_bytes()
-    total = len(
-        {r["condition"] for r in map(json.loads, (folder / "records.jsonl").read_text().splitlines())}
-    )
-    assert total > 10
-    assert again[:1] != done[:1], "what was on disk was measured again"
+def test_a_run_that_is_cut_short_in_every_step_ends_with_the_same_bytes(resumable, planted_run, monkeypatch):
+    """The last record of each is lost, and the run dies as its chunk is written; no other is made again."""
+    config, folder = resumable
+    _, finished = planted_run(1, 4)
+    last = {json.loads(line)["condition"]: line for line in records_of(folder)}
+    lost, missing = {last[step] for step in STEPS}, [*STEPS]
+    (folder / "records.jsonl").write_bytes(b"".join(r for r in records_of(folder) if r not in lost))
+    shutil.rmtree(folder / "means")
+    add, averaged = RunFolder.add, []
+
+    def dies(self, part, fields):
+        add(self, part, fields)
+        assert part[0][0] == missing.pop(0)
+        raise KeyboardInterrupt
+
+    def counted(lm, pairs, *, where):
+        averaged.append(where)
+        return mean_contributions(lm, pairs, where=where)
+
+    monkeypatch.setattr(RunFolder, "add", dies)
+    monkeypatch.setattr(plan, "mean_contributions", counted)
+    while missing:
+        with pytest.raises(KeyboardInterrupt):
+            layers.run(config, folder)
+        assert not (folder / "results.json").exists()
+    layers.run(config, folder)
+    for name in ("results.json", "layers.csv"):
+        assert (folder / name).read_bytes() == (finished / name).read_bytes()
+    assert set(records_of(folder)) == set(records_of(finished))
+    assert sorted(averaged) == ["last", "subject"]
+
+
+@dataclass(frozen=True)
+class NoTask:
+    def compute(self, _lm, _on_tokens):
+        return []
+
+
+def test_a_run_on_two_nodes_ends_with_the_same_bytes(cluster, planted_run, tmp_path, monkeypatch):
+    """Every step but the second model is a task for whoever is free."""
+    address, _ = cluster
+    config, folder = planted_run(1, 4)
+    asked = []
+
+    class Both(RayWorkers):
+        def map(self, tasks, on_tokens):
+            while len(self.actors) < 2:  # the second joins when it has loaded the model
+                list(super().map([NoTask()], on_tokens))
+            asked.extend(type(task).__name__ for task in tasks)
+            return super().map(tasks, on_tokens)
+
+    monkeypatch.setattr(layers, "RayWorkers", Both)
+    monkeypatch.setattr(layers, "all_items", lambda **_: items_of(planted(knowledge=1, reasoning=4)))
+    out = layers.run(config, tmp_path / "r", ray=address)
+    assert set(asked) == {
+        "Asking",
+        "EqualKL",
+        "Chunk",
+        "Checked",
+        "Probed",
+        "TokenMap",
+        "Thinking",
+        "Compared",
+    }
+    for name in ("results.json", "layers.csv"):
+        assert (out / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_a_complete_run_is_not_run_again(planted_run, monkeypatch):
@@ -167,24 +238,43 @@ def test_two_models_of_different_shapes_are_refused_before_anything_is_measured(
     assert not (tmp_path / "r" / "records.jsonl").exists()
 
 
-def test_a_second_model_is_grafted(planted_run, tmp_path, monkeypatch):
-    """Two blocks differ, and nothing else: those two carry, and the report says which."""
-    config, _ = planted_run(1, 4)
-    truth = planted(knowledge=1, reasoning=4)
+def test_a_second_model_is_grafted(resumable, tmp_path, monkeypatch):
+    """Two blocks differ, and nothing else: those two carry, and the report says which. Cut off among its
+    grafts, it makes those alone that are not whole on disk."""
+    config, folder = resumable
     tuned = load(config.model)
     for layer in (1, 4):
         tuned.model.model.layers[layer].mlp.down_proj.weight.data.mul_(-1)
     tuned.model.save_pretrained(tmp_path / "tuned")
     tuned.tokenizer.save_pretrained(tmp_path / "tuned")
-    monkeypatch.setattr(layers, "all_items", lambda **_: items_of(truth))
-    quick = replace(config, tuned=str(tmp_path / "tuned"), n_thoughts=0, n_items=30)
-    found = results_of(layers.run(quick, tmp_path / "r"))["two_models"]
+    config = replace(config, tuned=str(tmp_path / "tuned"))
+    write_json(folder / "config.json", {"command": "layers", **asdict(config)})  # all else is there already
+    grafted = []
+
+    def counted(base, tuned, pairs, **how):
+        grafted.append(len(pairs))
+        return graft(base, tuned, pairs, **how)
+
+    monkeypatch.setattr(two_models, "graft", counted)
+    layers.run(config, folder)
+    results = folder / "results.json"
+    found = results_of(folder)["two_models"]
     assert [layer for layer, x in enumerate(found["change"]["blocks"]) if x > 0] == [1, 4]
     prefix = next(g for g in found["grafts"] if (g["into"], g["shape"]) == ("base", "prefix"))
     carried = [v["estimate"] for v in prefix["carried_kl"]]
     assert carried[0] == pytest.approx(0, abs=1e-4)
     assert carried[-1] == pytest.approx(1, abs=1e-4)
-    assert "tuned into base" in (tmp_path / "r" / "report.html").read_text()
+    assert "tuned into base" in (folder / "report.html").read_text()
+    whole, n = results.read_bytes(), sum(grafted)
+    records = records_of(folder)
+    grafts = [place for place, line in enumerate(records) if b"graft:" in line]
+    assert len(grafts) == n
+    kept = 2 * config.chunk + 3  # three pairs are lost with the others of their chunk
+    (folder / "records.jsonl").write_bytes(b"".join(records[: grafts[kept]]))
+    results.unlink()
+    layers.run(config, folder)
+    assert results.read_bytes() == whole
+    assert sum(grafted) == n + n - 2 * config.chunk
 
 
 def test_what_a_model_or_a_file_wrote_is_escaped(planted_run, tmp_path):
