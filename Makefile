@@ -37,10 +37,11 @@ static: .venv/.ready ## Format, lint, types, layers
 bench: .venv/.bench .venv-repeng/.made ## Time unlatch beside other libraries; ARGS="sweep --quick" runs some of it
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-sae: .venv/.ready ## Train the bundled dictionary again, into runs/sae (two hours on two cores; it resumes)
-	@$(BIN)/unlatch sae-train --out runs/sae --layers 15 --weights float16 $(ARGS)
-	@echo "The one in the repository: saes/bundled/smollm2-135m-instruct/blocks.15.hook_resid_post"
-	@echo "The one just made: runs/sae/dictionaries/blocks.15.hook_resid_post"
+sae: .venv/.ready ## Train the bundled dictionary again, into runs/sae (an hour on two cores; it resumes)
+	@$(BIN)/unlatch sae-train --out runs/sae --layers 15 --weights float16 --vectors 1048576 \
+		--text own:128 word-problems:1200 python-docs
+	@echo "In the repository: saes/bundled/smollm2-135m-instruct/blocks.15.hook_resid_post"
+	@echo "Just made:         runs/sae/dictionaries/blocks.15.hook_resid_post"
 
 notebooks: .venv/.ready ## Render notebooks/*.py to .ipynb beside them, with outputs
 	@for py in $(wildcard notebooks/*.py); do \
