@@ -38,7 +38,7 @@ bench: .venv/.bench .venv-repeng/.made ## Time unlatch beside other libraries; A
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 sae: .venv/.ready ## Train the bundled dictionary again, into runs/sae (an hour on two cores; it resumes)
-	@$(BIN)/unlatch sae-train --out runs/sae --layers 15 --weights float16 --vectors 1048576 \
+	@$(BIN)/unlatch sae-train --out runs/sae --layers 15 --weights float16 --vectors 1048576 --judged-tokens 10000 --activity-tokens 100000 \
 		--text own:128 word-problems:1200 python-docs
 	@echo "In the repository: saes/bundled/smollm2-135m-instruct/blocks.15.hook_resid_post"
 	@echo "Just made:         runs/sae/dictionaries/blocks.15.hook_resid_post"

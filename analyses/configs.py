@@ -446,7 +446,7 @@ DEMO_VERBOSITY = VerbosityConfig(
     read="steps(1, 9)",
     n_pairs=24,
     n_select=16,
-    n_confirm=32,
+    n_confirm=28,
     n_control=16,
     n_random=20,
     n_random_problems=2,
@@ -454,23 +454,23 @@ DEMO_VERBOSITY = VerbosityConfig(
     layers=(10, 12, 14, 16),
     kl_target=0.1,
     doses=(0.1, 0.15, 0.2),
-    max_new_tokens=144,
+    max_new_tokens=128,
 )
 """The verbosity of ``unlatch demo``, in a small setting."""
 
 DEMO_LAYERS = LayersConfig(
     per_kind=10,
     n_reasoning=200,
-    n_items=32,
-    n_floor=8,
-    n_random=2,
-    n_pairs=16,
-    steps=4,
-    n_check=4,
-    probe_folds=3,
+    n_items=30,
+    n_floor=4,
+    n_random=1,
+    n_pairs=12,
+    steps=2,
+    n_check=2,
+    probe_folds=2,
     n_control=1,
-    n_thoughts=12,
-    max_new_tokens=48,
+    n_thoughts=8,
+    max_new_tokens=40,
     n_maps=1,
 )
 """The layers of ``unlatch demo``, in a small setting."""

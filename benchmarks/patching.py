@@ -21,6 +21,7 @@ from hooks import LanguageModel, Site
 from hooks.capture import run_to
 from hooks.errors import InputError
 from hooks.rows import Row
+from interp.attribution import attribute
 from interp.patching import patch
 from interp.prompt_pairs import PromptPair, logit_difference
 
@@ -54,6 +55,11 @@ class Size:
 
 QUICK = Size(pairs=4, layers=2, repeats=1)
 
+ATTRIBUTED = 16
+"""Pairs of the attribution."""
+
+STEPS = 8
+
 
 def run(lm: LanguageModel, *, quick: bool = False) -> Result:
     """Every library's numbers are compared with the loop's before anything is timed."""
@@ -86,7 +92,30 @@ def run(lm: LanguageModel, *, quick: bool = False) -> Result:
                 (*entries_of(timings), *(Entry(name, note=reason) for name, reason in absent.items())),
                 (Aim("unlatch replay over the loop", ratio, 0.55),),
             ),
+            _attribution(lm, pairs, size.repeats),
         )
+    )
+
+
+def _attribution(lm: LanguageModel, pairs: Sequence[PromptPair], repeats: int) -> Table:
+    """First-order attribution beside exact patching of the same sites: what it saves, how far it is off."""
+    few, kinds = pairs[:ATTRIBUTED], ("attn_out", "mlp_out")
+    exact = f"exact patching, {2 * lm.n_layers} sites"
+    jobs: dict[str, Callable[[], object]] = {
+        exact: lambda: patch(lm, few, kinds=kinds),
+        "attribution, one backward pass": lambda: attribute(lm, few, kinds=kinds),
+        f"integrated gradients, {STEPS} steps": lambda: attribute(lm, few, kinds=kinds, steps=STEPS),
+    }
+    timings = alternate(jobs, repeats=repeats)
+    told = "; ".join(
+        f"{name}: {attribute(lm, few, kinds=kinds, steps=steps).against(lm, few, n=len(few))}"
+        for name, steps in (("one pass", 1), (f"{STEPS} steps", STEPS))
+    )
+    return Table(
+        "Attribution",
+        f"{len(few)} pairs, what attention and MLP of {lm.n_layers} layers add at the last position. {told}.",
+        entries_of(timings),
+        (),
     )
 
 
