@@ -105,7 +105,8 @@ def pass_at_k(
 
     A factor of the product is 0 as soon as fewer than k samples are wrong, so nothing is special about
     such problems, and thousands of samples lose no digits that matter. The resamples are the same at
-    every k.
+    every k. Measured coverage of a nominal 0.95, with 32 samples: 0.93 to 0.95 with 30 problems or more, and
+    0.89 to 0.91 at k = 32 of 30 and 60 that nearly all are solved.
 
     Args:
         correct: How many samples of each problem are right.
@@ -333,8 +334,10 @@ class Alone:
 class Coverage:
     """Which problems k draws of either model solve, as shares of the problems.
 
-    Intervals are Wilson's. Where k < n a problem belongs to a set in part, and they are too wide rather
-    than too narrow.
+    Intervals are Wilson's. Where k < n a problem belongs to a set in part, and so it does for consolidation:
+    they are then too wide rather than too narrow. Measured, of 30 and 100 problems with 32 samples, at a
+    nominal 0.95: 0.93 to 0.97 at k = 32, 0.97 to 1 at k = 16 and 1 below, and for consolidation. Intervals as
+    wide as the problems vary hold 0.54 for consolidation, whose ratio is skewed.
     """
 
     k: int
