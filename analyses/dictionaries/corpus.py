@@ -14,7 +14,7 @@ Differs from the source: nothing is filtered.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -60,6 +60,46 @@ def size_of(source: str) -> tuple[str, int]:
     return name, int(number)
 
 
+def gather(
+    sources: Sequence[str],
+    lm: LanguageModel,
+    run: RunFolder,
+    workers: Workers,
+    start: Callable[[str, int], Stage],
+    *,
+    context: int,
+    max_new_tokens: int,
+    chunk: int,
+    seed: int,
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    """The rows of all sources, none twice, and how much each gave.
+
+    Args:
+        run: Where the conversations are recorded, and taken up again.
+
+    Raises:
+        InputError: if a source is none, or holds no text.
+    """
+    rows: list[Row] = []
+    told = []
+    for source in sources:
+        of_source = rows_of(
+            source,
+            lm,
+            context=context,
+            max_new_tokens=max_new_tokens,
+            run=run,
+            workers=workers,
+            chunk=chunk,
+            seed=seed,
+            stage=start(f"text: {source}", size_of(source)[1]),
+        )
+        tokens = sum(len(row.tokens) for row in of_source)
+        told.append({"source": source, "rows": len(of_source), "tokens": tokens})
+        rows += of_source
+    return list(dict.fromkeys(rows)), told
+
+
 def rows_of(
     source: str,
     lm: LanguageModel,
@@ -72,14 +112,7 @@ def rows_of(
     seed: int,
     stage: Stage,
 ) -> list[Row]:
-    """The rows of one source.
-
-    Args:
-        run: Where the conversations are recorded, and taken up again.
-
-    Raises:
-        InputError: if the source is none, or holds no text.
-    """
+    """The rows of one source."""
     name, n = size_of(source)
     if name == BUILT_IN:
         rows = [response_row(lm.tokenizer, p.prompt, p.solutions["long"]) for p in word_problems(n, seed)]

@@ -185,7 +185,7 @@ def test_a_forced_beginning_is_gone_on_from(llama):
 
 @pytest.fixture
 def scripted(llama, monkeypatch):
-    """A decoder that says what it is told: for each call, the text of every row, and whether it ends there."""
+    """A decoder that says what it is told: for each call, the text of every row, and whether it ends."""
     calls = []
 
     def script(*rounds):
