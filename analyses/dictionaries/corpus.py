@@ -16,6 +16,7 @@ Differs from the source: nothing is filtered.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -150,10 +151,17 @@ def _start(lm: LanguageModel) -> tuple[int, ...]:
 
 
 def _pieces(row: Row, context: int, start: tuple[int, ...]) -> Iterator[Row]:
+    """Rows of up to ``context`` tokens.
+
+    Of a run of one token at the beginning, one is kept: each of them sees nothing but itself, as the first
+    does, and takes its part, with a norm a hundred times that of others.
+    """
     tokens = row.tokens[len(start) :] if row.tokens[: len(start)] == start else row.tokens
     room = context - len(start)
     for at in range(0, len(tokens), room):
-        piece = start + tokens[at : at + room]
+        here = tokens[at : at + room]
+        same = len(list(takewhile(here[0].__eq__, here)))
+        piece = start + here[same - 1 :]
         if len(piece) >= SHORTEST:
             yield Row(piece, len(piece))
 
