@@ -46,6 +46,7 @@ class Ended:
     tokens: tuple[int, ...]
     finish: Finish
     logprobs: tuple[float, ...] | None
+    margins: tuple[float, ...] | None
     seconds: float
     """Its share of the time: each step is divided among the rows of it, each prefill among those it fed."""
 
@@ -75,6 +76,7 @@ class _Running:
 
     made: Int[Tensor, "rows budget"]
     logprobs: Float[Tensor, "rows budget"]
+    margins: Float[Tensor, "rows budget"]
     uniforms: Float[Tensor, "rows budget"]
     entered: Float[Tensor, " rows"]
     """The loop's clock, in seconds a row, when the row entered."""
@@ -286,6 +288,7 @@ class Decoder:
             count=column(0 for _ in rows),
             made=torch.full((n, self._budget), self._lm.pad_id, device=device),
             logprobs=torch.zeros(n, self._budget, device=device),
+            margins=torch.zeros(n, self._budget, device=device),
             uniforms=uniforms.to(device),
             entered=torch.full((n,), self._clock, dtype=torch.float64),
         )
@@ -312,8 +315,10 @@ class Decoder:
         chosen = self._sampling.choose(logits, rows.uniforms[place, rows.count])
         rows.made[place, rows.count] = chosen
         if self._keep_logprobs:
-            nats = logits.float().log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
-            rows.logprobs[place, rows.count] = nats
+            nats = logits.float().log_softmax(-1)
+            first, second = nats.topk(2, dim=-1).values.exp().unbind(-1)
+            rows.logprobs[place, rows.count] = nats.gather(-1, chosen[:, None])[:, 0]
+            rows.margins[place, rows.count] = first - second
         rows.next, rows.count = chosen, rows.count + 1
         failed = logits.amax(-1).isnan()
         stopped = torch.isin(chosen, self._stops) & ~failed
@@ -337,16 +342,19 @@ class Decoder:
             gone.number.tolist(),
             gone.made.tolist(),
             gone.logprobs.tolist(),
+            gone.margins.tolist(),
             gone.count.tolist(),
             gone.entered.tolist(),
             finishes,
             strict=True,
         )
         ended = []
-        for number, made, nats, count, entered, finish in columns:
+        for number, made, nats, margins, count, entered, finish in columns:
             n = count - (finish == "nan")
-            kept = tuple(nats[:n]) if self._keep_logprobs else None
-            ended.append(Ended(number, tuple(made[:n]), finish, kept, self._clock - entered))
+            told = [tuple(values[:n]) if self._keep_logprobs else None for values in (nats, margins)]
+            ended.append(
+                Ended(number, tuple(made[:n]), finish, told[0], told[1], seconds=self._clock - entered)
+            )
         order = places_after(done.tolist())
         index = torch.tensor(order, dtype=torch.long, device=done.device)
         self._cache.leave(order)

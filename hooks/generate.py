@@ -37,6 +37,10 @@ class Completion:
     """Log-probability in nats of each generated token under the edited model, before temperature
     and top-p; None unless asked for."""
 
+    margins: tuple[float, ...] | None
+    """Probability of the likeliest token less that of the second, where each token was chosen; None
+    unless ``logprobs`` were asked for."""
+
     seconds: float
     """Its share of the time that the batches took."""
 
@@ -167,7 +171,13 @@ def generate_rows(
         for row in decoder.run():
             text = str(lm.tokenizer.decode(list(row.tokens), skip_special_tokens=True))
             done[row.number] = Completion(
-                text, row.tokens, rows[row.number].prompt_length, row.finish, row.logprobs, row.seconds
+                text,
+                row.tokens,
+                rows[row.number].prompt_length,
+                row.finish,
+                row.logprobs,
+                row.margins,
+                row.seconds,
             )
     completions = tuple(done[number] for number in range(len(rows)))
     return Generation(completions, injection.receipt(), time.perf_counter() - start, decoder.halvings)

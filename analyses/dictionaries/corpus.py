@@ -14,8 +14,9 @@ Differs from the source: nothing is filtered.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -60,6 +61,46 @@ def size_of(source: str) -> tuple[str, int]:
     return name, int(number)
 
 
+def gather(
+    sources: Sequence[str],
+    lm: LanguageModel,
+    run: RunFolder,
+    workers: Workers,
+    start: Callable[[str, int], Stage],
+    *,
+    context: int,
+    max_new_tokens: int,
+    chunk: int,
+    seed: int,
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    """The rows of all sources, none twice, and how much each gave.
+
+    Args:
+        run: Where the conversations are recorded, and taken up again.
+
+    Raises:
+        InputError: if a source is none, or holds no text.
+    """
+    rows: list[Row] = []
+    told = []
+    for source in sources:
+        of_source = rows_of(
+            source,
+            lm,
+            context=context,
+            max_new_tokens=max_new_tokens,
+            run=run,
+            workers=workers,
+            chunk=chunk,
+            seed=seed,
+            stage=start(f"text: {source}", size_of(source)[1]),
+        )
+        tokens = sum(len(row.tokens) for row in of_source)
+        told.append({"source": source, "rows": len(of_source), "tokens": tokens})
+        rows += of_source
+    return list(dict.fromkeys(rows)), told
+
+
 def rows_of(
     source: str,
     lm: LanguageModel,
@@ -72,14 +113,7 @@ def rows_of(
     seed: int,
     stage: Stage,
 ) -> list[Row]:
-    """The rows of one source.
-
-    Args:
-        run: Where the conversations are recorded, and taken up again.
-
-    Raises:
-        InputError: if the source is none, or holds no text.
-    """
+    """The rows of one source."""
     name, n = size_of(source)
     if name == BUILT_IN:
         rows = [response_row(lm.tokenizer, p.prompt, p.solutions["long"]) for p in word_problems(n, seed)]
@@ -117,10 +151,17 @@ def _start(lm: LanguageModel) -> tuple[int, ...]:
 
 
 def _pieces(row: Row, context: int, start: tuple[int, ...]) -> Iterator[Row]:
+    """Rows of up to ``context`` tokens.
+
+    Of a run of one token at the beginning, one is kept: each of them sees nothing but itself, as the first
+    does, and takes its part, with a norm a hundred times that of others.
+    """
     tokens = row.tokens[len(start) :] if row.tokens[: len(start)] == start else row.tokens
     room = context - len(start)
     for at in range(0, len(tokens), room):
-        piece = start + tokens[at : at + room]
+        here = tokens[at : at + room]
+        same = len(list(takewhile(here[0].__eq__, here)))
+        piece = start + here[same - 1 :]
         if len(piece) >= SHORTEST:
             yield Row(piece, len(piece))
 

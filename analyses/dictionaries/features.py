@@ -30,7 +30,8 @@ from torch import Tensor
 
 from analyses.answers import Condition, Scores, answers
 from analyses.configs import SaeFeaturesConfig
-from analyses.dictionaries.corpus import rows_of, size_of
+from analyses.dictionaries.chosen import chosen_dictionary
+from analyses.dictionaries.corpus import gather
 from analyses.progress import Stage, progress
 from analyses.reports.features import write_report
 from analyses.run_folder import RunFolder, environment
@@ -46,7 +47,7 @@ from hooks.unembed import unembed
 from interp.features import Ranking, differential
 from interp.stats import mean_interval, paired_bootstrap
 from interp.token_activations import token_activations
-from saes import BUNDLED, ClampLatents, load_dictionary
+from saes import ClampLatents
 from saes.activity import Activity, encoded, latent_activity
 from saes.autoencoder import Autoencoder
 
@@ -68,16 +69,11 @@ class Study:
     config: SaeFeaturesConfig
     lm: LanguageModel
     dictionary: Autoencoder
+    site: Site
     workers: Workers
     run: RunFolder
     problems: list[Problem]
     start: Callable[[str, int], Stage]
-
-    @property
-    def site(self) -> Site:
-        site = self.dictionary.origin.site
-        assert site is not None
-        return site
 
 
 def run(config: SaeFeaturesConfig, out: Path, *, device: str | None = None, ray: str | None = None) -> Path:
@@ -86,7 +82,12 @@ def run(config: SaeFeaturesConfig, out: Path, *, device: str | None = None, ray:
     with RunFolder.open(out, "sae-features", config) as folder:
         if folder.status != "complete":
             lm = load(config.model, device=device)
-            dictionary = _dictionary(config, lm)
+            dictionary, site = chosen_dictionary(config.dictionary, lm, any_model=config.any_model)
+            if unknown := [latent for latent in config.latents if not 0 <= latent < dictionary.d_sae]:
+                raise InputError(
+                    f"No latents {', '.join(map(str, unknown))}: {config.dictionary} has "
+                    f"0..{dictionary.d_sae - 1}."
+                )
             folder.write(
                 "environment.json",
                 environment(
@@ -95,31 +96,19 @@ def run(config: SaeFeaturesConfig, out: Path, *, device: str | None = None, ray:
             )
             workers = LocalWorker(lm) if ray is None else RayWorkers(ray, lm)
             with progress() as start:
-                study = Study(config, lm, dictionary, workers, folder, problems, start)
+                study = Study(config, lm, dictionary, site, workers, folder, problems, start)
                 folder.write("results.json", _results(study))
         write_report(folder.path)
     return folder.path
 
 
-def _dictionary(config: SaeFeaturesConfig, lm: LanguageModel) -> Autoencoder:
-    where = BUNDLED if config.dictionary == "bundled" else Path(config.dictionary)
-    dictionary = load_dictionary(where, lm, any_model=config.any_model)
-    if dictionary.origin.site is None:
-        raise InputError(
-            f"{config.dictionary} does not say which site it reads. Add metadata.hook_name to its cfg.json, "
-            "such as blocks.12.hook_resid_post."
-        )
-    if unknown := [latent for latent in config.latents if not 0 <= latent < dictionary.d_sae]:
-        raise InputError(
-            f"No latents {', '.join(map(str, unknown))}: {config.dictionary} has 0..{dictionary.d_sae - 1}."
-        )
-    return dictionary.to(lm.device).requires_grad_(False)
-
-
 def _results(study: Study) -> dict[str, Any]:
     """Every step of the question, in turn."""
     config = study.config
-    rows = _rows(study)
+    rows, _ = gather(
+        config.text, study.lm, study.run, study.workers, study.start, context=config.context,
+        max_new_tokens=config.max_new_tokens, chunk=config.chunk, seed=config.seed,
+    )  # fmt: skip
     stage = study.start("activity", sum(len(row.tokens) for row in rows))
 
     def tokens(n: int) -> None:
@@ -175,25 +164,6 @@ def _results(study: Study) -> dict[str, Any]:
         "features": features,
         "headline": _headline(study, activity, features),
     }
-
-
-def _rows(study: Study) -> list[Row]:
-    config = study.config
-    rows: list[Row] = []
-    for source in config.text:
-        stage = study.start(f"text: {source}", size_of(source)[1])
-        rows += rows_of(
-            source,
-            study.lm,
-            context=config.context,
-            max_new_tokens=config.max_new_tokens,
-            run=study.run,
-            workers=study.workers,
-            chunk=config.chunk,
-            seed=config.seed,
-            stage=stage,
-        )
-    return list(dict.fromkeys(rows))
 
 
 def _latents(study: Study, activity: Activity) -> tuple[list[int], Ranking | None]:

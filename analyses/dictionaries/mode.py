@@ -34,6 +34,7 @@ from torch import Tensor
 
 from analyses.answers import Block, Condition, Scores, answers
 from analyses.configs import ModeConfig
+from analyses.dictionaries.chosen import chosen_dictionary, folder_of
 from analyses.dictionaries.steps import at_equal_length, shows_step
 from analyses.progress import Stage, progress
 from analyses.reports.mode import write_report
@@ -67,7 +68,7 @@ from interp.stats import (
     wilson,
 )
 from interp.token_activations import token_activations
-from saes import BUNDLED, ScaleLatents, ShiftPreactivations, load_dictionary
+from saes import ScaleLatents, ShiftPreactivations
 from saes.activity import LATENTS, Activity, latent_activity
 from saes.autoencoder import Autoencoder
 
@@ -89,18 +90,13 @@ class Study:
     config: ModeConfig
     lm: LanguageModel
     dictionary: Autoencoder
+    site: Site
     workers: Workers
     run: RunFolder
     fit: list[Problem]
     select: list[Problem]
     confirm: list[Problem]
     start: Callable[[str, int], Stage]
-
-    @property
-    def site(self) -> Site:
-        site = self.dictionary.origin.site
-        assert site is not None
-        return site
 
     def answers(self, what: str, *blocks: Block) -> list[dict[str, Scores]]:
         return answers(
@@ -157,7 +153,7 @@ def run(config: ModeConfig, out: Path, *, device: str | None = None, ray: str | 
     with RunFolder.open(out, "mode", config) as folder:
         if folder.status != "complete":
             lm = load(config.model, device=device)
-            dictionary = _dictionary(config, lm)
+            dictionary, site = chosen_dictionary(config.dictionary, lm, any_model=config.any_model)
             folder.write(
                 "environment.json",
                 environment(
@@ -166,7 +162,7 @@ def run(config: ModeConfig, out: Path, *, device: str | None = None, ray: str | 
             )
             workers = LocalWorker(lm) if ray is None else RayWorkers(ray, lm)
             with progress() as start:
-                study = Study(config, lm, dictionary, workers, folder, fit, select, confirm, start)
+                study = Study(config, lm, dictionary, site, workers, folder, fit, select, confirm, start)
                 folder.write("results.json", _results(study))
         write_report(folder.path)
     return folder.path
@@ -199,20 +195,6 @@ def _problems(config: ModeConfig) -> tuple[list[Problem], list[Problem], list[Pr
             "pass as many at most."
         )
     return chosen[0], chosen[1], chosen[2]
-
-
-def _folder(config: ModeConfig) -> Path:
-    return BUNDLED if config.dictionary == "bundled" else Path(config.dictionary)
-
-
-def _dictionary(config: ModeConfig, lm: LanguageModel) -> Autoencoder:
-    dictionary = load_dictionary(_folder(config), lm, any_model=config.any_model)
-    if dictionary.origin.site is None:
-        raise InputError(
-            f"{config.dictionary} does not say which site it reads. Add metadata.hook_name to its cfg.json, "
-            "such as blocks.12.hook_resid_post."
-        )
-    return dictionary.to(lm.device).requires_grad_(False)
 
 
 def _results(study: Study) -> dict[str, Any]:
@@ -265,7 +247,7 @@ def _fitted(study: Study) -> tuple[Activity, dict[str, Any]]:
         name: _outcome(mine, study.stepped(name, study.fit), study.config.seed)
         for name, mine in scores.items()
     }
-    folder = _folder(study.config)
+    folder = folder_of(study.config.dictionary)
     if (folder / LATENTS).exists():
         return Activity.load(folder, study.dictionary.d_sae), told
     rows = _up_to(_responses(study), study.config.activity_tokens)

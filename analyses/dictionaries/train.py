@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from analyses.configs import SaeTrainConfig
-from analyses.dictionaries.corpus import held_out, rows_of, size_of
+from analyses.dictionaries.corpus import gather, held_out
 from analyses.progress import Stage, progress
 from analyses.reports.dictionary import card, write_report
 from analyses.run_folder import RunFolder, environment
@@ -96,11 +96,15 @@ def run(config: SaeTrainConfig, out: Path, *, device: str | None = None, ray: st
 
 def _results(study: Study) -> dict[str, Any]:
     """Every step of the question, in turn; writes the dictionaries."""
-    rows, told = _rows(study)
+    config = study.config
+    rows, told = gather(
+        config.text, study.lm, study.run, study.workers, study.start, context=config.context,
+        max_new_tokens=config.max_new_tokens, chunk=config.chunk, seed=config.seed,
+    )  # fmt: skip
     trained, held = held_out(rows)
     shards = _captured(study, trained, "activations")
     rest = _captured(study, held, "held_out")
-    judged = _up_to(held, study.config.judged_tokens)
+    judged = _up_to(held, config.judged_tokens)
     by_site = [_dictionary(study, site, shards, rest, trained, judged) for site in study.sites]
     return {
         "question": (__doc__ or "").splitlines()[0],
@@ -117,30 +121,6 @@ def _results(study: Study) -> dict[str, Any]:
         "dictionaries": by_site,
         "headline": headline(study.lm.name, by_site),
     }
-
-
-def _rows(study: Study) -> tuple[list[Row], list[dict[str, Any]]]:
-    """The rows of all sources, and how much each gave."""
-    config = study.config
-    rows: list[Row] = []
-    told = []
-    for source in config.text:
-        stage = study.start(f"text: {source}", size_of(source)[1])
-        of_source = rows_of(
-            source,
-            study.lm,
-            context=config.context,
-            max_new_tokens=config.max_new_tokens,
-            run=study.run,
-            workers=study.workers,
-            chunk=config.chunk,
-            seed=config.seed,
-            stage=stage,
-        )
-        tokens = sum(len(row.tokens) for row in of_source)
-        told.append({"source": source, "rows": len(of_source), "tokens": tokens})
-        rows += of_source
-    return list(dict.fromkeys(rows)), told
 
 
 def _captured(study: Study, rows: Sequence[Row], name: str) -> ActivationShards:

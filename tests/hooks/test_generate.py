@@ -530,6 +530,9 @@ def test_logprobs_are_those_of_a_teacher_forced_pass(lm, prompts, vector, temper
             :, 0
         ]
         assert completion.logprobs == pytest.approx(produced.tolist(), abs=2e-3)
+        first, second = all_nats[row.prompt_length - 1 : -1].exp().topk(2).values.T
+        assert completion.margins == pytest.approx((first - second).tolist(), abs=2e-3)
+    assert generate_rows(lm, prompts[:1], max_new_tokens=1)[0].margins is None
 
 
 def test_progress_adds_up_to_the_tokens_that_were_made(llama, reading, many, vector):

@@ -141,6 +141,14 @@ def test_documents_are_cut_and_begin_as_the_tokenizer_begins_them(gathered, tmp_
     assert not any("no text" in text for text in texts)
 
 
+def test_of_a_run_of_one_token_at_the_beginning_one_is_kept(gathered, tmp_path, folder):
+    lm = load(str(folder))
+    (tmp_path / "a.txt").write_text("!" * 40)
+    (tmp_path / "b.txt").write_text("!!!! the inn has a thing, an ant!!")
+    (row,) = gathered(str(tmp_path), context=64)
+    assert lm.tokenizer.decode(row.tokens) == "! the inn has a thing, an ant!!"
+
+
 def test_conversations_are_the_models_own_and_differ(gathered):
     rows = gathered("own:4", context=64)
     assert len(set(rows)) == len(rows)
