@@ -18,7 +18,6 @@ from interp.info_gain import KINDS, Question, equal_thoughts, info_gain, thought
 PROMPTS = ["What is 3 and 4?", "How many?", "And the last one of them, when all is said?"]
 THOUGHTS = ["3 and 4 in a row", "the sum of the thing", "a"]
 ANSWERS = [" 12", "7", " the inn"]
-D = 32
 
 
 def ids(lm, text):
@@ -223,26 +222,6 @@ def test_a_model_of_pairs_gains_what_its_table_says(bigram):
 
 def test_a_model_of_pairs_gains_nothing_from_what_stands_before_the_lead(bigram):
     np.testing.assert_allclose(info_gain(bigram, PROMPTS, THOUGHTS, ANSWERS).gain, 0, atol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def bag(model_of, tokenizer_with):
-    """A Llama that looks at all before it alike, and says again what it saw, in whatever order."""
-    model = model_of("llama", seed=4)
-    lm = adopt(model, tokenizer_with(), name="bag")
-    with torch.no_grad():
-        model.lm_head.weight.copy_(20 * model.model.embed_tokens.weight)
-        for layer, block in enumerate(model.model.layers):
-            block.mlp.down_proj.weight.zero_()
-            attention = block.self_attn
-            attention.q_proj.weight.zero_()
-            block.input_layernorm.weight.fill_(1.0)
-            heads = torch.eye(D)[:16]  # two groups of eight, each of which two heads read
-            attention.v_proj.weight.copy_(heads)
-            out = torch.zeros(D, D)
-            out[:8, :8] = out[8:16, 16:24] = torch.eye(8)
-            attention.o_proj.weight.copy_(out if layer == 0 else torch.zeros(D, D))
-    return lm
 
 
 def test_a_model_that_was_told_the_answer_gains_and_one_that_sees_no_order_gains_from_shuffled(bag):
