@@ -248,7 +248,7 @@ def asking(
         return np.asarray(asks - states)
 
     def effect(one: SteeringVector) -> Float[np.ndarray, " triple"]:
-        return score("complete", one.at(layer, dose=dose, positions=positions)) - plain
+        return np.asarray(score("complete", one.at(layer, dose=dose, positions=positions)) - plain)
 
     plain = score("complete")
     own = effect(vector)
