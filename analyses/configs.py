@@ -336,7 +336,7 @@ class SaeFeaturesConfig:
     cot_prompt: str = "Let's think step by step."
     """The prompt for steps."""
 
-    direct_prompt: str = "Give me the answer directly, without any explanation."
+    direct_prompt: str = "The answer is a single number. Write only that number."
     """The prompt for the answer alone."""
 
     text: tuple[str, ...] = ("word-problems:300",)
@@ -386,7 +386,7 @@ class ModeConfig:
     answer_field: str | None = None
     """Field of the task file that holds the answer; guessed where not given."""
 
-    direct_prompt: str = "Give me the answer directly, without any explanation."
+    direct_prompt: str = "The answer is a single number. Write only that number."
     """What the direct condition adds to a problem."""
 
     cot_prompt: str = "Let's think step by step."

@@ -2,5 +2,6 @@
 
 from interp.contrast import contrast as contrast
 from interp.contrast import contrasts as contrasts
+from interp.pairs import AskedPair as AskedPair
 from interp.pairs import Pair as Pair
 from interp.steering_vector import SteeringVector as SteeringVector

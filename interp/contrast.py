@@ -31,7 +31,6 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from hooks.capture import stream
-from hooks.chat import response_row
 from hooks.errors import EmptySelectionError, InputError
 from hooks.language_model import LanguageModel
 from hooks.positions import Positions, last, response
@@ -39,7 +38,7 @@ from hooks.rows import Batch
 from hooks.sites import Site, SiteKind
 from hooks.tracker import frame_of
 from interp.estimators import Estimator, estimate
-from interp.pairs import Pair, pairs_hash
+from interp.pairs import AskedPair, Pair, pairs_hash
 from interp.reliability import cosine, reliability
 from interp.steering_vector import SteeringVector, library_versions
 
@@ -72,7 +71,7 @@ class Recipe:
 
 def contrast(
     lm: LanguageModel,
-    pairs: Sequence[Pair],
+    pairs: Sequence[Pair | AskedPair],
     *,
     kind: SiteKind = "resid_post",
     layers: Sequence[int] | None = None,
@@ -107,7 +106,7 @@ def contrast(
 
 def contrasts(
     lm: LanguageModel,
-    pairs: Sequence[Pair],
+    pairs: Sequence[Pair | AskedPair],
     *,
     kinds: Sequence[SiteKind] = ("resid_post",),
     layers: Sequence[int] | None = None,
@@ -186,7 +185,7 @@ def contrasts(
     return made
 
 
-def _check(pairs: Sequence[Pair]) -> None:
+def _check(pairs: Sequence[Pair | AskedPair]) -> None:
     if len(pairs) < 4:
         raise InputError(
             f"{len(pairs)} pairs are too few to estimate a vector and say how reliable it is. Pass 4 "
@@ -270,7 +269,7 @@ class _Moments:
 
 def _moments(
     lm: LanguageModel,
-    pairs: Sequence[Pair],
+    pairs: Sequence[Pair | AskedPair],
     sites: Sequence[Site],
     reads: Sequence[Positions],
     seed: int,
@@ -282,11 +281,7 @@ def _moments(
     over its tokens, the same at every site: a mean for each read, a mean over the matched tokens,
     and the centred positions, whose product with the activations gives the slope.
     """
-    rows = [
-        response_row(lm.tokenizer, pair.prompt, text)
-        for pair in pairs
-        for text in (pair.positive, pair.negative)
-    ]
+    rows = [row for pair in pairs for row in pair.rows(lm.tokenizer)]
     lengths = [len(row.tokens) - row.prompt_length for row in rows]
     shared = torch.tensor([min(lengths[i - i % 2 : i - i % 2 + 2]) for i in range(len(rows))])
     sign = torch.tensor([1.0 if i % 2 == 0 else -1.0 for i in range(len(rows))]) / len(pairs)

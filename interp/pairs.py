@@ -1,11 +1,15 @@
-"""A contrast pair: one prompt, two responses that differ in the concept."""
+"""A contrast pair: one prompt and two responses that differ in the concept, or two prompts that do."""
 
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
-from hooks.chat import Prompt
+from transformers import PreTrainedTokenizerBase
+
+from hooks.chat import Prompt, prompt_row, response_row
+from hooks.rows import Row
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,39 @@ class Pair:
     negative: str
     """The response at the second pole."""
 
+    def rows(self, tokenizer: PreTrainedTokenizerBase) -> tuple[Row, Row]:
+        """What the model reads, the first pole before the second."""
+        positive, negative = (
+            response_row(tokenizer, self.prompt, text) for text in (self.positive, self.negative)
+        )
+        return positive, negative
 
-def pairs_hash(pairs: Sequence[Pair]) -> str:
+
+@dataclass(frozen=True)
+class AskedPair:
+    """Two prompts, read up to where the response begins."""
+
+    positive: str
+    """The prompt at the first pole."""
+
+    negative: str
+    """The prompt at the second pole."""
+
+    def rows(self, tokenizer: PreTrainedTokenizerBase) -> tuple[Row, Row]:
+        """As of :class:`Pair`: what both begin with counts as the prompt, and the rest as the response."""
+        positive, negative = (prompt_row(tokenizer, text).tokens for text in (self.positive, self.negative))
+        alike = takewhile(lambda two: two[0] == two[1], zip(positive, negative, strict=False))
+        same = sum(1 for _ in alike)
+        shared = max(1, min(same, len(positive) - 1, len(negative) - 1))
+        return Row(positive, shared), Row(negative, shared)
+
+
+def pairs_hash(pairs: Sequence[Pair | AskedPair]) -> str:
     """SHA-256, in hexadecimal, of the pairs as canonical JSON; it depends on their order."""
-    table = [[_plain(pair.prompt), pair.positive, pair.negative] for pair in pairs]
+    table = [
+        [_plain(pair.prompt) if isinstance(pair, Pair) else None, pair.positive, pair.negative]
+        for pair in pairs
+    ]
     text = json.dumps(table, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -54,7 +54,7 @@ print(f"{type(sae).__name__} of {sae.d_sae} latents at {site}; trained on {n_tra
 
 # %%
 problems = word_problems(60, seed=11)
-texts = [response_row(lm.tokenizer, p.prompt, p.solutions["long"]) for p in problems[:8]]
+texts = [response_row(lm.tokenizer, p.prompt, p.solutions["long"]) for p in problems[:4]]
 judged = quality(lm, texts, sae, positions=everything - first(1))
 for name in ("dictionary", "pca", "random", "mean"):
     of = getattr(judged, name)
@@ -67,8 +67,8 @@ print(f"L0 {judged.l0:.0f}, n = {judged.n_tokens} tokens")
 # are of tests that hold for any distribution, and the false discovery rate is over all living latents.
 
 # %%
-COT, DIRECT = "Let's think step by step.", "Give me the answer directly, without any explanation."
-fit, confirm = problems[:24], problems[40:52]
+COT, DIRECT = "Let's think step by step.", "The answer is a single number. Write only that number."
+fit, confirm = problems[:16], problems[40:50]
 rows = [[prompt_row(lm.tokenizer, f"{p.prompt}\n\n{asked}") for p in fit] for asked in (COT, DIRECT)]
 x = [torch.from_numpy(token_activations(lm, of, [site])[0]) for of in rows]
 z = [sae.encode(of) for of in x]
@@ -78,7 +78,7 @@ rankings = [differential(*z), auroc(*z), decoder_cosine(sae, *x)]
 for ranking in rankings:
     found = int((ranking.q_value(alive) < 0.05).sum())
     print(f"{ranking.selector:15} top {ranking.top(6, alive)}  {found} of {int(alive.sum())} at a rate of 5%")
-stable = stability(differential, *z, 6, alive=alive, n_resamples=50)
+stable = stability(differential, *z, 6, alive=alive, n_resamples=20)
 top = rankings[0].top(6, alive)
 print("share of resamples in which each is in the top six:", {j: float(stable[j]) for j in top})
 
@@ -123,7 +123,7 @@ for name, edited in {
     **{f"random {j}": j for j in others},
 }.items():
     edits = [] if edited is None else [ShiftPreactivations(site, sae, {edited: value}, step(0))]
-    made = generate(lm, prompts, edits=edits, max_new_tokens=40)
+    made = generate(lm, prompts, edits=edits, max_new_tokens=32)
     if edits:
         made.receipt.check(step(0))
     shares[name] = sum(map(shows_step, made.texts)) / len(prompts)

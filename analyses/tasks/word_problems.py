@@ -6,6 +6,7 @@ number of at least 2, and the answer never stands in the prompt, so that copying
 
 import hashlib
 import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -471,6 +472,16 @@ def word_problems(n: int = 360, seed: int = 0) -> list[Problem]:
         seen.add(problem.prompt)
         problems.append(problem)
     return problems
+
+
+def template_of(problem: Problem) -> str:
+    """The template that a word problem was made from: its level, and its place there."""
+    for place, family in enumerate(_TEMPLATES[problem.level]):
+        text = " ".join([*(f"{_capital(fact)}." for fact in family.facts), family.asks])
+        pattern = re.sub(r"\\{\w+\\}", ".+", re.escape(text))
+        if re.fullmatch(pattern, problem.prompt, re.IGNORECASE):  # a thing may begin a sentence
+            return f"{problem.level}/{place}"
+    raise InputError(f"Problem {problem.id} is of none of the templates; pass one of word_problems.")
 
 
 def _draw(family: _Template, level: str, stream: random.Random) -> Problem:
