@@ -231,7 +231,7 @@ def headline(model: str, dictionaries: Sequence[dict[str, Any]]) -> str:
             f"At {d['site']} of {model} the dictionary leaves {cost['fvu']:.2f} of the variance unexplained "
             f"with {q['l0']:.0f} latents a token (PCA of as many directions {pca['fvu']:.2f}), and the model "
             f"loses {increase['estimate']:.2f} nats [{increase['low']:.2f}, {increase['high']:.2f}] on it "
-            f"(n = {q['n_tokens']:,} held-out tokens); {d['never_active']:.0%} of its latents fire on none of "
-            f"{d['activity_tokens']:,} tokens."
+            f"(n = {q['n_tokens']:,} held-out tokens); {d['never_active']:.0%} of its latents fire on none "
+            f"of {d['activity_tokens']:,} tokens."
         )
     return " ".join(said)
