@@ -50,6 +50,11 @@ class Stage:
         self._tokens += n
         self._bar.update(self._task, tokens=self._tokens)
 
+    def token_rows(self, n: int) -> None:
+        """Tokens, where they are what the stage counts."""
+        self.tokens(n)
+        self.rows(n)
+
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, int], Stage]]:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from hooks.errors import RunError
 from hooks.files import HOLDER, LOCK, hold, let_go, whole, write_json, writing
+from hooks.language_model import LanguageModel
 from interp.steering_vector import SteeringVector, library_versions
 
 Status = Literal["new", "resumed", "complete"]
@@ -163,9 +164,22 @@ def _status(path: Path, wanted: Mapping[str, Any]) -> Status:
     return "complete" if (path / "results.json").exists() else "resumed"
 
 
-def environment(**facts: Any) -> dict[str, Any]:
+def described(lm: LanguageModel) -> dict[str, Any]:
+    """The model that results are of."""
+    return {
+        "name": lm.name,
+        "n_layers": lm.n_layers,
+        "d_model": lm.d_model,
+        "fingerprint": lm.fingerprint,
+    }
+
+
+def environment(lm: LanguageModel, **facts: Any) -> dict[str, Any]:
     """What is needed to say where a number came from."""
     return {
+        "model": lm.name,
+        "fingerprint": lm.fingerprint,
+        "device": str(lm.device),
         **facts,
         "python": platform.python_version(),
         "platform": platform.system(),

@@ -46,9 +46,7 @@ def run(config: VectorConfig, out: Path, *, device: str | None = None) -> Path:
                 on_tokens=stage.tokens,
             )
             stage.rows(2 * len(pairs))
-        folder.write(
-            "environment.json", environment(model=lm.name, fingerprint=lm.fingerprint, device=str(lm.device))
-        )
+        folder.write("environment.json", environment(lm))
         for number, (recipe, vector) in enumerate(made.items()):
             file = f"{name}.safetensors" if number == 0 else f"{name}.{_slug(recipe)}.safetensors"
             folder.save(file, vector)

@@ -30,7 +30,7 @@ from analyses.configs import VerbosityConfig
 from analyses.pairs import POLES, builtin_pairs, load_pairs
 from analyses.progress import Stage, progress
 from analyses.reports.verbosity import write_report
-from analyses.run_folder import RunFolder, environment
+from analyses.run_folder import RunFolder, described, environment
 from analyses.tasks import Problem, load_problems, split_of
 from analyses.workers import LocalWorker, RayWorkers, Workers
 from hooks import LanguageModel, load
@@ -107,9 +107,7 @@ def run(
             lm = load(config.model, device=device)
             folder.write(
                 "environment.json",
-                environment(
-                    model=lm.name, fingerprint=lm.fingerprint, device=str(lm.device), dtype=str(lm.dtype)
-                ),
+                environment(lm, dtype=str(lm.dtype)),
             )
             workers = LocalWorker(lm) if ray is None else RayWorkers(ray, lm)
             with progress() as start:
@@ -139,12 +137,7 @@ def _results(study: Study, pairs: list[Pair], asked: Sequence[Problem]) -> dict[
     study.run.save("verbosity.safetensors", vector)
     results = {
         "question": (__doc__ or "").splitlines()[0],
-        "model": {
-            "name": lm.name,
-            "n_layers": lm.n_layers,
-            "d_model": lm.d_model,
-            "fingerprint": lm.fingerprint,
-        },
+        "model": described(lm),
         "n": {"pairs": len(pairs), "select": len(study.select), "confirm": len(study.confirm)},
         "pairs_of": config.pairs or f"{PAIRS_OF[config.pair_answers]} {config.pair_tasks}",
         "tasks": config.tasks,

@@ -16,7 +16,7 @@ Differs from the source: nothing is filtered.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -30,12 +30,16 @@ from hooks.chat import render, response_row
 from hooks.errors import InputError
 from hooks.generate import generate, generate_rows
 from hooks.language_model import LanguageModel
+from hooks.positions import everything, first
 from hooks.rows import Row
 from hooks.sampling import Sampling
 
 OWN, PYTHON = "own", "python-docs"
 MADE = 300
 """Problems or conversations that are made where the source does not say how many."""
+
+TEXT = everything - first(1)
+"""The first token of a row takes the part of begin-of-text where there is none, and is no text else."""
 
 TEXTS = (".txt", ".md")
 SHORTEST = 8
@@ -141,6 +145,12 @@ def held_out(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
             f"{len(rows)} rows of text are too few: {len(split[1])} would be held out. Give more text."
         )
     return split
+
+
+def up_to(rows: Sequence[Row], tokens: int) -> list[Row]:
+    """The first rows, of so many tokens together; at least one."""
+    sums = accumulate(len(row.tokens) for row in rows)
+    return [row for row, total in zip(rows, sums, strict=True) if total <= tokens] or list(rows[:1])
 
 
 def _start(lm: LanguageModel) -> tuple[int, ...]:

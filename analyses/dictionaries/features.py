@@ -31,16 +31,16 @@ from torch import Tensor
 from analyses.answers import Condition, Scores, answers
 from analyses.configs import SaeFeaturesConfig
 from analyses.dictionaries.chosen import chosen_dictionary
-from analyses.dictionaries.corpus import gather
+from analyses.dictionaries.corpus import TEXT, gather
 from analyses.progress import Stage, progress
 from analyses.reports.features import write_report
-from analyses.run_folder import RunFolder, environment
+from analyses.run_folder import RunFolder, described, environment
 from analyses.tasks import Problem, load_problems
 from analyses.workers import LocalWorker, RayWorkers, Workers
 from hooks import LanguageModel, load
 from hooks.chat import prompt_row
 from hooks.errors import InputError
-from hooks.positions import everything, first, generated
+from hooks.positions import generated
 from hooks.rows import Row
 from hooks.sites import Site
 from hooks.unembed import unembed
@@ -51,7 +51,6 @@ from saes import ClampLatents
 from saes.activity import Activity, encoded, latent_activity
 from saes.autoencoder import Autoencoder
 
-TEXT = everything - first(1)
 TOKENS_SHOWN = 8
 """Next tokens shown at each end of the logit effect."""
 
@@ -90,9 +89,7 @@ def run(config: SaeFeaturesConfig, out: Path, *, device: str | None = None, ray:
                 )
             folder.write(
                 "environment.json",
-                environment(
-                    model=lm.name, fingerprint=lm.fingerprint, device=str(lm.device), dtype=str(lm.dtype)
-                ),
+                environment(lm, dtype=str(lm.dtype)),
             )
             workers = LocalWorker(lm) if ray is None else RayWorkers(ray, lm)
             with progress() as start:
@@ -110,11 +107,6 @@ def _results(study: Study) -> dict[str, Any]:
         max_new_tokens=config.max_new_tokens, chunk=config.chunk, seed=config.seed,
     )  # fmt: skip
     stage = study.start("activity", sum(len(row.tokens) for row in rows))
-
-    def tokens(n: int) -> None:
-        stage.tokens(n)
-        stage.rows(n)
-
     activity = latent_activity(
         study.lm,
         rows,
@@ -122,7 +114,7 @@ def _results(study: Study) -> dict[str, Any]:
         positions=TEXT,
         top=config.n_texts,
         any_model=config.any_model,
-        on_tokens=tokens,
+        on_tokens=stage.token_rows,
     )
     latents, ranking = _latents(study, activity)
     effects, yardstick = _logit_effects(study, latents)
@@ -143,12 +135,7 @@ def _results(study: Study) -> dict[str, Any]:
     ]
     return {
         "question": (__doc__ or "").splitlines()[0],
-        "model": {
-            "name": study.lm.name,
-            "n_layers": study.lm.n_layers,
-            "d_model": study.lm.d_model,
-            "fingerprint": study.lm.fingerprint,
-        },
+        "model": described(study.lm),
         "dictionary": {
             "name": config.dictionary,
             "site": str(study.site),

@@ -23,7 +23,6 @@ it, since a prompt that forbids steps can be undone without any gain in thought.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +34,11 @@ from torch import Tensor
 from analyses.answers import Block, Condition, Scores, answers
 from analyses.configs import ModeConfig
 from analyses.dictionaries.chosen import chosen_dictionary, folder_of
+from analyses.dictionaries.corpus import TEXT, up_to
 from analyses.dictionaries.steps import at_equal_length, shows_step
 from analyses.progress import Stage, progress
 from analyses.reports.mode import write_report
-from analyses.run_folder import RunFolder, environment
+from analyses.run_folder import RunFolder, described, environment
 from analyses.tasks import Problem, load_problems
 from analyses.tasks.problem import Split, by_split
 from analyses.workers import LocalWorker, RayWorkers, Workers
@@ -46,7 +46,7 @@ from hooks import Add, LanguageModel, load
 from hooks.chat import prompt_row, response_row
 from hooks.edits import Edit
 from hooks.errors import InputError
-from hooks.positions import everything, first, generated, response, step
+from hooks.positions import generated, response, step
 from hooks.rows import Row
 from hooks.sites import Site
 from interp.features import (
@@ -156,9 +156,7 @@ def run(config: ModeConfig, out: Path, *, device: str | None = None, ray: str | 
             dictionary, site = chosen_dictionary(config.dictionary, lm, any_model=config.any_model)
             folder.write(
                 "environment.json",
-                environment(
-                    model=lm.name, fingerprint=lm.fingerprint, device=str(lm.device), dtype=str(lm.dtype)
-                ),
+                environment(lm, dtype=str(lm.dtype)),
             )
             workers = LocalWorker(lm) if ray is None else RayWorkers(ray, lm)
             with progress() as start:
@@ -208,12 +206,7 @@ def _results(study: Study) -> dict[str, Any]:
     confirmed = _confirmed(study, latent, value, activity, tried)
     results = {
         "question": (__doc__ or "").splitlines()[0],
-        "model": {
-            "name": study.lm.name,
-            "n_layers": study.lm.n_layers,
-            "d_model": study.lm.d_model,
-            "fingerprint": study.lm.fingerprint,
-        },
+        "model": described(study.lm),
         "dictionary": {
             "name": config.dictionary,
             "site": str(study.site),
@@ -250,13 +243,13 @@ def _fitted(study: Study) -> tuple[Activity, dict[str, Any]]:
     folder = folder_of(study.config.dictionary)
     if (folder / LATENTS).exists():
         return Activity.load(folder, study.dictionary.d_sae), told
-    rows = _up_to(_responses(study), study.config.activity_tokens)
+    rows = up_to(_responses(study), study.config.activity_tokens)
     stage = study.start("activity", len(rows))
     activity = latent_activity(
         study.lm,
         rows,
         study.dictionary,
-        positions=everything - first(1),
+        positions=TEXT,
         any_model=study.config.any_model,
         on_tokens=stage.tokens,
     )
@@ -274,11 +267,6 @@ def _responses(study: Study) -> list[Row]:
                 prompt = problem.prompt + condition.suffix
                 rows.append(response_row(study.lm.tokenizer, prompt, text, think=study.config.think))
     return rows
-
-
-def _up_to(rows: Sequence[Row], tokens: int) -> list[Row]:
-    total = accumulate(len(row.tokens) for row in rows)
-    return [row for row, so_far in zip(rows, total, strict=True) if so_far <= tokens]
 
 
 # Ranking

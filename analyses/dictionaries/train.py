@@ -16,21 +16,19 @@ Differs from the sources: nothing.
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from analyses.configs import SaeTrainConfig
-from analyses.dictionaries.corpus import gather, held_out
+from analyses.dictionaries.corpus import TEXT, gather, held_out, up_to
 from analyses.progress import Stage, progress
 from analyses.reports.dictionary import card, write_report
-from analyses.run_folder import RunFolder, environment
+from analyses.run_folder import RunFolder, described, environment
 from analyses.workers import LocalWorker, RayWorkers, Workers
 from hooks import LanguageModel, load
 from hooks.files import write_text
-from hooks.positions import everything, first
 from hooks.rows import Row
 from hooks.sites import Site
 from interp.stats import mean_interval
@@ -38,9 +36,6 @@ from saes import ActivationShards, load_dictionary, save_dictionary, write_shard
 from saes.activity import latent_activity
 from saes.quality import Quality, quality
 from saes.training import Point, Recipe, train_dictionary
-
-TEXT = everything - first(1)
-"""The first token of a text takes the part of begin-of-text where there is none, and is none of it else."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +76,7 @@ def run(config: SaeTrainConfig, out: Path, *, device: str | None = None, ray: st
             lm = load(config.model, device=device)
             folder.write(
                 "environment.json",
-                environment(
-                    model=lm.name, fingerprint=lm.fingerprint, device=str(lm.device), dtype=str(lm.dtype)
-                ),
+                environment(lm, dtype=str(lm.dtype)),
             )
             with progress() as start:
                 workers = LocalWorker(lm) if ray is None else RayWorkers(ray, lm)
@@ -104,16 +97,11 @@ def _results(study: Study) -> dict[str, Any]:
     trained, held = held_out(rows)
     shards = _captured(study, trained, "activations")
     rest = _captured(study, held, "held_out")
-    judged = _up_to(held, config.judged_tokens)
+    judged = up_to(held, config.judged_tokens)
     by_site = [_dictionary(study, site, shards, rest, trained, judged) for site in study.sites]
     return {
         "question": (__doc__ or "").splitlines()[0],
-        "model": {
-            "name": study.lm.name,
-            "n_layers": study.lm.n_layers,
-            "d_model": study.lm.d_model,
-            "fingerprint": study.lm.fingerprint,
-        },
+        "model": described(study.lm),
         "text": told,
         "rows": {"trained": len(trained), "held_out": len(held), "judged": len(judged)},
         "distinct_vectors": len(shards),
@@ -125,12 +113,14 @@ def _results(study: Study) -> dict[str, Any]:
 
 def _captured(study: Study, rows: Sequence[Row], name: str) -> ActivationShards:
     stage = study.start(f"capture: {name.replace('_', ' ')}", sum(len(row.tokens) for row in rows))
-
-    def tokens(n: int) -> None:
-        stage.tokens(n)
-        stage.rows(n)
-
-    return write_shards(study.lm, rows, study.sites, study.run.path / name, positions=TEXT, on_tokens=tokens)
+    return write_shards(
+        study.lm,
+        rows,
+        study.sites,
+        study.run.path / name,
+        positions=TEXT,
+        on_tokens=stage.token_rows,
+    )
 
 
 def _dictionary(
@@ -145,10 +135,6 @@ def _dictionary(
     folder = study.run.path / "dictionaries" / str(site)
     stage = study.start(f"train: {site}", study.recipe.steps * study.recipe.batch)
 
-    def vectors(n: int) -> None:
-        stage.tokens(n)
-        stage.rows(n)
-
     def point(p: Point) -> None:
         unexplained = p.fvu if p.held_out_fvu is None else p.held_out_fvu
         told = f"loss {p.loss:.1f}, FVU {unexplained:.3f}, L0 {p.l0:.0f}, dead {p.dead_fraction:.0%}"
@@ -162,7 +148,7 @@ def _dictionary(
         held_out=rest,
         device=study.lm.device,
         on_point=point,
-        on_vectors=vectors,
+        on_vectors=stage.token_rows,
     )
     dictionary = load_dictionary(study.run.path / "training" / str(site), study.lm, site=site)
     curve = json.loads((study.run.path / "training" / str(site) / "training.json").read_text())["curve"]
@@ -172,7 +158,7 @@ def _dictionary(
     stage.rows(6)
     activity = latent_activity(
         study.lm,
-        _up_to(trained, study.config.activity_tokens),
+        up_to(trained, study.config.activity_tokens),
         dictionary,
         site=site,
         positions=TEXT,
@@ -212,12 +198,6 @@ def _quality(found: Quality, seed: int) -> dict[str, Any]:
             "increase_nats": mean_interval(increase, seed=seed).as_dict(),
         }
     return {**found.as_dict(), "reconstructions": costs}
-
-
-def _up_to(rows: Sequence[Row], tokens: int) -> list[Row]:
-    """The first rows, of so many tokens together; at least one."""
-    sums = accumulate(len(row.tokens) for row in rows)
-    return [row for row, total in zip(rows, sums, strict=True) if total <= tokens] or list(rows[:1])
 
 
 def headline(model: str, dictionaries: Sequence[dict[str, Any]]) -> str:

@@ -39,7 +39,7 @@ from analyses.layers.two_models import two_models
 from analyses.layers.verdict import PRIMARY, agreement, headline
 from analyses.progress import progress
 from analyses.reports.layers import write_report
-from analyses.run_folder import RunFolder, environment
+from analyses.run_folder import RunFolder, described, environment
 from analyses.workers import LocalWorker, RayWorkers
 from hooks import LanguageModel, load
 from hooks.errors import InputError
@@ -66,9 +66,7 @@ def run(config: LayersConfig, out: Path, *, device: str | None = None, ray: str 
                 require_alike(lm, tuned)
             folder.write(
                 "environment.json",
-                environment(
-                    model=lm.name, fingerprint=lm.fingerprint, device=str(lm.device), dtype=str(lm.dtype)
-                ),
+                environment(lm, dtype=str(lm.dtype)),
             )
             with progress() as start:
                 workers = LocalWorker(lm) if ray is None else RayWorkers(ray, lm)
@@ -94,7 +92,7 @@ def _nothing(lm: LanguageModel, error: NotEnoughItemsError) -> dict[str, Any]:
         "question": _question(),
         "headline": f"Not enough items for a verdict on {lm.name}.",
         "not_enough": str(error),
-        "model": _model(lm),
+        "model": described(lm),
         "items": {"asked": table(error.filtered.counts())},
         "methods": [],
     }
@@ -108,7 +106,7 @@ def _results(study: Study, tuned: LanguageModel | None) -> dict[str, Any]:
         "question": _question(),
         "headline": headline(study.lm.name, judged),
         "primary": PRIMARY,
-        "model": _model(study.lm),
+        "model": described(study.lm),
         "n": {
             "items": len(study.survivors.knowledge),
             "floor": min(config.n_floor, len(study.survivors.knowledge)),
@@ -140,15 +138,6 @@ def _undefined_as_none(value: Any) -> Any:
 
 def _question() -> str:
     return (__doc__ or "").splitlines()[0]
-
-
-def _model(lm: LanguageModel) -> dict[str, Any]:
-    return {
-        "name": lm.name,
-        "n_layers": lm.n_layers,
-        "d_model": lm.d_model,
-        "fingerprint": lm.fingerprint,
-    }
 
 
 # What stands beside the curves
