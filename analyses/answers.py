@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 
 from analyses.progress import Stage
 from analyses.run_folder import Record, RunFolder
-from analyses.tasks import Problem, verify
+from analyses.tasks import Problem, judge
 from analyses.workers import Progress, Workers
 from hooks.edits import Edit
 from hooks.generate import generate
@@ -93,7 +93,7 @@ class Answers:
         written = Counter(made.receipt.row.tolist())
         fields = []
         for row, (problem, completion) in enumerate(zip(self.problems, made, strict=True)):
-            verdict = verify(problem.answer, completion.text)
+            verdict = judge(problem, completion.text)
             fields.append(
                 {
                     "correct": verdict.correct and completion.finish != "nan",

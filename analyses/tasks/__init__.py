@@ -1,5 +1,6 @@
 """Problems with answers that can be checked, and the checking."""
 
+from analyses.tasks.judge import judge as judge
 from analyses.tasks.problem import Problem as Problem
 from analyses.tasks.problem import split_of as split_of
 from analyses.tasks.sources import load_problems as load_problems

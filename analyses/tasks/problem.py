@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from hooks.errors import InputError
 
@@ -36,6 +36,12 @@ class Problem:
 
     solutions: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Worked solutions by style, ``long``, ``brief`` and ``direct``, where the source has them."""
+
+    verifier: str = "answer"
+    """Which of ``analyses.tasks.judge.VERIFIERS`` reads a response; "answer" compares the stated answer."""
+
+    facts: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What that verifier needs to know beside the answer, in plain types."""
 
 
 def split_of(problem: Problem, shares: tuple[float, float, float] = SHARES, salt: str = "") -> Split:
