@@ -37,10 +37,10 @@ class Problem:
     solutions: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Worked solutions by style, ``long``, ``brief`` and ``direct``, where the source has them."""
 
-    verifier: str = "answer"
+    verifier: str = field(default="answer", repr=False)
     """Which of ``analyses.tasks.judge.VERIFIERS`` reads a response; "answer" compares the stated answer."""
 
-    facts: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    facts: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
     """What that verifier needs to know beside the answer, in plain types."""
 
 
