@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from analyses.configs import (
+    ElicitConfig,
     LayersConfig,
     ModeConfig,
     SaeFeaturesConfig,
@@ -26,6 +27,7 @@ SUMMARY = """Find out what post-training added to a language model, and what was
   unlatch sae-train     how much of a model's activations can a sparse dictionary keep?
   unlatch sae-features  what does a latent stand for, and what does it do when it is set?
   unlatch mode          is there a feature that switches reasoning on, set for one step?
+  unlatch elicit        which keys open a model's problems, at what cost, and which does none?
   unlatch vector        a steering vector for any model and concept, with its reliability
   unlatch steer         a prompt answered plain and steered, side by side
   unlatch replay        a run again, from its config
@@ -130,6 +132,20 @@ def mode(
     return run(config, place.out, device=place.device, ray=place.ray)
 
 
+def elicit(
+    place: Annotated[Cluster, tyro.conf.arg(name="")],
+    config: Annotated[ElicitConfig, tyro.conf.arg(name="")],
+) -> Path:
+    """Which keys open a model's problems, what do they cost, and which problems does none open?
+
+    Prompts, first words, decodings, a vector, a latent and a tuned model, each and together, on the same
+    problems: accuracy, tokens, accuracy at equal cost, and what one key alone opens.
+    """
+    from analyses.elicit.run import run
+
+    return run(config, place.out, device=place.device, ray=place.ray)
+
+
 def vector(
     place: Annotated[Place, tyro.conf.arg(name="")], config: Annotated[VectorConfig, tyro.conf.arg(name="")]
 ) -> Path:
@@ -201,6 +217,7 @@ COMMANDS: dict[str, Callable[..., Path | None]] = {
     "sae-train": sae_train,
     "sae-features": sae_features,
     "mode": mode,
+    "elicit": elicit,
     "vector": vector,
     "steer": steer,
     "replay": replay,

@@ -441,6 +441,98 @@ class ModeConfig:
     """Seed of the controls and the intervals."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ElicitConfig:
+    """The keys side by side: what does each open, and what does none?"""
+
+    model: str = BUNDLED
+    """Hub id, local folder, .gguf file, or the bundled smollm2-135m-instruct."""
+
+    tuned: str | None = None
+    """The tuned model, to which the gap is measured."""
+
+    tasks: tuple[str, ...] = ("word-problems", "gym:chain_sum")
+    """Families of problems, each a source: word-problems, gym:NAME, block-stacking, a file, a hub id."""
+
+    find_rung: bool = True
+    """Of a family that has a ladder of difficulty, take the rung on which the model solves 10% to 60%."""
+
+    keys: tuple[str, ...] = ()
+    """Keys and combinations such as cot+vector; none given means every key that the settings allow."""
+
+    vector: str | None = None
+    """A steering vector's .safetensors file; made from the two prompts where not given."""
+
+    dictionary: str | None = None
+    """Folder or file of a sparse dictionary, or bundled, for the key `feature`."""
+
+    any_model: bool = False
+    """Allow a dictionary that was trained on another model of the same width."""
+
+    direct_prompt: str = "The answer is a single number. Write only that number."
+    """What the key `direct` adds to a problem."""
+
+    cot_prompt: str = "Let's think step by step."
+    """What the key `cot` adds to a problem."""
+
+    n_shots: int = 3
+    """Worked examples of the key `few-shot`."""
+
+    beginnings: tuple[str, ...] = ("To", "First,", "Let's", "Step 1:")
+    """First words that the key `forced` chooses from."""
+
+    k: int = 10
+    """Paths of the key `cot-decoding`."""
+
+    n_samples: int = 10
+    """Samples of the key `self-consistency`."""
+
+    temperature: float = 0.7
+    """At which they are drawn."""
+
+    layers: tuple[int, ...] = ()
+    """Layers that the key `vector` chooses from; none given means three: a third, half, two thirds up."""
+
+    doses: tuple[float, ...] = (0.1, 0.2)
+    """Doses that it chooses from, as fractions of the median residual norm."""
+
+    n_latents: int = 3
+    """Latents that the key `feature` chooses from."""
+
+    strengths: tuple[float, ...] = (1.0, 2.0)
+    """What is added to a latent's pre-activation, in units of its largest activation."""
+
+    n_fit: int = 40
+    """Problems of each family that keys are fitted on."""
+
+    n_select: int = 16
+    """Problems of each family that choose first words, layers, doses and latents."""
+
+    n_confirm: int = 60
+    """Problems of each family that score every key. They choose nothing."""
+
+    n_random: int = 8
+    """Random directions, and matched random latents, at the layer and dose that were chosen."""
+
+    n_random_problems: int = 16
+    """The first so many of the confirm problems of each family, on which each of them is scored."""
+
+    max_new_tokens: int = 128
+    """Budget of every response, and of every path of one."""
+
+    budget: int | None = None
+    """Tokens that a problem may cost in the column at equal budget; not given: a response and its ending."""
+
+    think: bool | None = None
+    """Thinking on or off, where the chat template has it."""
+
+    chunk: int = 64
+    """Problems that run, and are written, together under one key."""
+
+    seed: int = 0
+    """Seed of the problems, the samples, the controls and the intervals."""
+
+
 DEMO_VERBOSITY = VerbosityConfig(
     pair_answers="own",
     read="steps(1, 9)",

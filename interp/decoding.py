@@ -20,7 +20,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -297,8 +297,8 @@ def forced(
     template: bool = True,
     think: bool | None = None,
     on_tokens: Callable[[int], None] | None = None,
-) -> list[str]:
-    """Greedy responses that begin with ``first``, which is part of what comes back.
+) -> list[Completion]:
+    """Greedy completions that begin with ``first``, which is part of what comes back.
 
     Raises:
         InputError: for no prompts, or an empty beginning.
@@ -308,7 +308,7 @@ def forced(
     rows = [prompt_row(lm.tokenizer, prompt, template=template, think=think) for prompt in prompts]
     starts = [Row((*row.tokens, *begun), len(row.tokens)) for row in rows]
     made = generate_rows(lm, starts, edits=edits, max_new_tokens=max_new_tokens, on_tokens=on_tokens)
-    return [_text(lm, (*begun, *one.tokens)) for one in made]
+    return [replace(one, text=_text(lm, (*begun, *one.tokens)), tokens=(*begun, *one.tokens)) for one in made]
 
 
 @torch.no_grad()

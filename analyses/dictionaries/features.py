@@ -32,13 +32,13 @@ from analyses.answers import Condition, Scores, answers
 from analyses.configs import SaeFeaturesConfig
 from analyses.dictionaries.chosen import chosen_dictionary
 from analyses.dictionaries.corpus import TEXT, gather
+from analyses.dictionaries.first_step import at_first_step
 from analyses.progress import Stage, progress
 from analyses.reports.features import write_report
 from analyses.run_folder import RunFolder, described, environment
 from analyses.tasks import Problem, load_problems
 from analyses.workers import LocalWorker, RayWorkers, Workers
 from hooks import LanguageModel, load
-from hooks.chat import prompt_row
 from hooks.errors import InputError
 from hooks.positions import generated
 from hooks.rows import Row
@@ -46,7 +46,6 @@ from hooks.sites import Site
 from hooks.unembed import unembed
 from interp.features import Ranking, differential
 from interp.stats import mean_interval, paired_bootstrap
-from interp.token_activations import token_activations
 from saes import ClampLatents
 from saes.activity import Activity, encoded, latent_activity
 from saes.autoencoder import Autoencoder
@@ -158,13 +157,12 @@ def _latents(study: Study, activity: Activity) -> tuple[list[int], Ranking | Non
     config = study.config
     if config.latents:
         return list(config.latents), None
-    rows = [
-        [prompt_row(study.lm.tokenizer, f"{p.prompt}\n\n{suffix}") for p in study.problems[: config.n_rank]]
+    ranked = study.problems[: config.n_rank]
+    cot, direct = (
+        study.dictionary.encode(at_first_step(study.lm, study.site, ranked, suffix, think=config.think))
         for suffix in (config.cot_prompt, config.direct_prompt)
-    ]
-    x = torch.from_numpy(token_activations(study.lm, [*rows[0], *rows[1]], [study.site])[0])
-    z = study.dictionary.encode(x.to(study.dictionary.W_dec.device))
-    ranking = differential(z[: config.n_rank], z[config.n_rank :])
+    )
+    ranking = differential(cot, direct)
     return ranking.top(config.n_latents, activity.alive), ranking
 
 
@@ -194,8 +192,8 @@ def _texts(study: Study, rows: Sequence[Row], activity: Activity, latent: int) -
 def _logit_effects(study: Study, latents: Sequence[int]) -> tuple[list[dict[str, Any]], float]:
     """The next tokens that each direction favours and disfavours; and a random direction's largest effect."""
     lm = study.lm
-    rows = [prompt_row(lm.tokenizer, p.prompt) for p in study.problems[: study.config.n_rank]]
-    mean = torch.from_numpy(token_activations(lm, rows, [study.site])[0]).mean(0)
+    ranked = study.problems[: study.config.n_rank]
+    mean = at_first_step(lm, study.site, ranked, think=study.config.think).mean(0).cpu()
     scale = float(mean.norm()) / 10
     directions = torch.stack([study.dictionary.direction(latent).cpu() for latent in latents])
     draws = torch.randn(N_DIRECTIONS, lm.d_model, generator=torch.Generator().manual_seed(study.config.seed))

@@ -35,6 +35,7 @@ from analyses.answers import Block, Condition, Scores, answers
 from analyses.configs import ModeConfig
 from analyses.dictionaries.chosen import chosen_dictionary, folder_of
 from analyses.dictionaries.corpus import TEXT, up_to
+from analyses.dictionaries.first_step import at_first_step
 from analyses.dictionaries.steps import at_equal_length, shows_step
 from analyses.progress import Stage, progress
 from analyses.reports.mode import write_report
@@ -43,7 +44,7 @@ from analyses.tasks import Problem, load_problems
 from analyses.tasks.problem import Split, by_split
 from analyses.workers import LocalWorker, RayWorkers, Workers
 from hooks import Add, LanguageModel, load
-from hooks.chat import prompt_row, response_row
+from hooks.chat import response_row
 from hooks.edits import Edit
 from hooks.errors import InputError
 from hooks.positions import generated, response, step
@@ -67,7 +68,6 @@ from interp.stats import (
     permutation_p,
     wilson,
 )
-from interp.token_activations import token_activations
 from saes import ScaleLatents, ShiftPreactivations
 from saes.activity import LATENTS, Activity, latent_activity
 from saes.autoencoder import Autoencoder
@@ -132,19 +132,13 @@ class Study:
         )
 
     @cached_property
-    def at_first_step(self) -> tuple[Tensor, Tensor]:
+    def first_step(self) -> tuple[Tensor, Tensor]:
         """The activations of the fit problems where the response begins: asked for steps, and not."""
-        suffixes = self.config.cot_prompt, self.config.direct_prompt
         cot, direct = (
-            [
-                prompt_row(self.lm.tokenizer, f"{p.prompt}\n\n{suffix}", think=self.config.think)
-                for p in self.fit
-            ]
-            for suffix in suffixes
+            at_first_step(self.lm, self.site, self.fit, suffix, think=self.config.think)
+            for suffix in (self.config.cot_prompt, self.config.direct_prompt)
         )
-        found = token_activations(self.lm, [*cot, *direct], [self.site])[0]
-        x = torch.from_numpy(found).to(self.dictionary.W_dec.device)
-        return x[: len(cot)], x[len(cot) :]
+        return cot, direct
 
 
 def run(config: ModeConfig, out: Path, *, device: str | None = None, ray: str | None = None) -> Path:
@@ -276,7 +270,7 @@ def _ranked(study: Study, activity: Activity) -> tuple[dict[str, Ranking], dict[
     """Every latent by every selector, on the fit problems."""
     config = study.config
     alive = activity.density > config.min_density
-    cot, direct = study.at_first_step
+    cot, direct = study.first_step
     with torch.no_grad():
         z_cot, z_direct = study.dictionary.encode(cot), study.dictionary.encode(direct)
     rankings = {
@@ -323,7 +317,7 @@ def _ranked(study: Study, activity: Activity) -> tuple[dict[str, Ranking], dict[
 def _shuffled(study: Study, a: Tensor, b: Tensor, alive: Bool[Tensor, " d_sae"]) -> dict[str, dict[str, Any]]:
     """How many latents each selector reports where a coin has swapped the two prompts of every problem."""
     coin = torch.Generator().manual_seed(study.config.seed)
-    x, y = study.at_first_step
+    x, y = study.first_step
     found: dict[str, list[int]] = {"differential": [], "auroc": [], "decoder_cosine": []}
     for _ in range(N_SHUFFLED):
         swap = (torch.rand(len(a), 1, generator=coin) < 0.5).to(a.device)
@@ -502,7 +496,7 @@ def _confirmed(
 
 def _dense(study: Study, edit: Edit) -> tuple[Add, float]:
     """The contrast vector of the two prompts, as long as what the edit writes on the direct ones."""
-    cot, direct = study.at_first_step
+    cot, direct = study.first_step
     position = torch.zeros(len(direct), 1, dtype=torch.long, device=direct.device)
     parameters = [p[None].to(direct.device) for p in edit.parameters()]
     with torch.no_grad():

@@ -176,11 +176,13 @@ def test_samples_differ_and_come_back_with_the_seed(llama):
 
 def test_a_forced_beginning_is_gone_on_from(llama):
     made = forced(llama, PROMPTS, "the inn", max_new_tokens=4)
-    for prompt, text in zip(PROMPTS, made, strict=True):
+    for prompt, one in zip(PROMPTS, made, strict=True):
         ids = prompt_row(llama.tokenizer, prompt).tokens
         begun = llama.tokenizer("the inn", add_special_tokens=False).input_ids
         tokens, _, _ = alone(llama, (*ids, *begun), 4)
-        assert text == llama.tokenizer.decode([*begun, *tokens], skip_special_tokens=True)
+        assert one.tokens == (*begun, *tokens)
+        assert one.prompt_tokens == len(ids)
+        assert one.text == llama.tokenizer.decode([*begun, *tokens], skip_special_tokens=True)
 
 
 @pytest.fixture
