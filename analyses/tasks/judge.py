@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
+from analyses.tasks.block_stacking import judge_plan
+from analyses.tasks.gym import judge_gym
 from analyses.tasks.problem import Problem
 from analyses.tasks.verify import Verdict, verify
 
@@ -15,4 +17,8 @@ def _answer(problem: Problem, response: str) -> Verdict:
     return verify(problem.answer, response)
 
 
-VERIFIERS: Mapping[str, Callable[[Problem, str], Verdict]] = {"answer": _answer}
+VERIFIERS: Mapping[str, Callable[[Problem, str], Verdict]] = {
+    "answer": _answer,
+    "block-stacking": judge_plan,
+    "gym": judge_gym,
+}

@@ -1,4 +1,4 @@
-"""Problems from the built-in generator, a JSONL, JSON or CSV file, or a Hugging Face data set."""
+"""Problems from a generator, a JSONL, JSON or CSV file, or a Hugging Face data set."""
 
 import csv
 import difflib
@@ -11,18 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from analyses.tasks import block_stacking, gym
+from analyses.tasks.generated import BUILT_IN, generated, is_generated
 from analyses.tasks.problem import Problem
 from analyses.tasks.verify import boxed
-from analyses.tasks.word_problems import word_problems
 from hooks.errors import InputError
 
-BUILT_IN = "word-problems"
 PROMPT_FIELDS = ("question", "prompt", "problem", "input")
 ANSWER_FIELDS = ("answer", "target", "solution")
 
 _WOULD_WORK = (
-    f"{BUILT_IN!r}, a path ending in .jsonl, .json or .csv, or a data set such as "
-    "'openai/gsm8k:main/test' would work."
+    f"{BUILT_IN!r}, {block_stacking.SOURCE!r}, '{gym.PREFIX}chain_sum', a path ending in .jsonl, .json or "
+    ".csv, or a data set such as 'openai/gsm8k:main/test' would work."
 )
 _LONGEST_ANSWER = 40  # words; beyond, the field holds a worked solution and not an answer
 
@@ -48,9 +48,11 @@ def load_problems(
     recognised. Other rows need a prompt and a short answer in fields of the usual names.
 
     Args:
-        source: ``word-problems`` (built in), a path to a .jsonl, .json or .csv file, or a hub data
-            set as ``owner/name[:config][/split]``.
-        n: How many; None takes all there are (of the built-in ones, 360).
+        source: ``word-problems`` or ``block-stacking`` (built in), a data set of reasoning-gym as
+            ``gym:chain_sum``, a path to a .jsonl, .json or .csv file, or a hub data set as
+            ``owner/name[:config][/split]``. One rung of a generator is ``gym:chain_sum@3``;
+            without it, all its rungs take turns. A problem's level is its rung.
+        n: How many; None takes all there are (of those that are generated, at most 360).
         prompt_field: Where the prompt is, if not in question, prompt, problem or input.
         answer_field: Where the answer is, if not in answer, target or solution.
 
@@ -60,12 +62,12 @@ def load_problems(
     """
     if n is not None and n < 1:
         raise InputError(f"n={n} problems were asked for; any n from 1 would work, or None for all.")
-    if source == BUILT_IN:
+    if is_generated(source):
         if prompt_field or answer_field:
             raise InputError(
-                f"{BUILT_IN!r} has no fields to choose from; leave prompt_field and answer_field out."
+                f"{source!r} has no fields to choose from; leave prompt_field and answer_field out."
             )
-        return word_problems(seed=seed) if n is None else word_problems(n, seed)
+        return generated(source, n, seed)
     rows = _rows(source)
     if not rows:
         raise InputError(f"{source} holds no problems: it has no rows. One row or more would work.")
@@ -119,7 +121,7 @@ def _rows(source: str) -> list[SourceRow]:
         raise InputError(f"{source} is neither a .jsonl, a .json nor a .csv file. {_WOULD_WORK}")
     if is_hub_id(source):
         return hub_rows(source)
-    near = difflib.get_close_matches(source, [BUILT_IN], n=1)
+    near = difflib.get_close_matches(source, [BUILT_IN, block_stacking.SOURCE], n=1)
     hint = f"Did you mean {near[0]!r}? " if near else ""
     raise InputError(f"There are no problems called {source!r}. {hint}{_WOULD_WORK}")
 

@@ -20,7 +20,8 @@ from typing import Literal, NamedTuple
 
 from hooks.errors import InputError
 
-Rule = Literal["boxed", "stated", "number", "none"]
+Rule = Literal["boxed", "stated", "number", "plan", "none"]
+"""Only the verifiers of plans give ``plan``: the moves, wherever they stand."""
 
 
 @dataclass(frozen=True)

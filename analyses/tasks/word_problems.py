@@ -7,7 +7,7 @@ number of at least 2, and the answer never stands in the prompt, so that copying
 import hashlib
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from analyses.tasks.problem import Problem
@@ -443,7 +443,7 @@ _TEMPLATES: dict[str, tuple[_Template, ...]] = {
 }
 
 
-def word_problems(n: int = 360, seed: int = 0) -> list[Problem]:
+def word_problems(n: int = 360, seed: int = 0, levels: Sequence[str] = LEVELS) -> list[Problem]:
     """Distinct word problems, the levels in turn: 1, 2, 3, 1, 2, 3, ...
 
     The same seed gives the same problems on every machine, and fewer of them are the first of
@@ -454,12 +454,12 @@ def word_problems(n: int = 360, seed: int = 0) -> list[Problem]:
     """
     if n < 1:
         raise InputError(f"n={n} word problems were asked for; any n from 1 would work.")
-    streams = {level: random.Random(f"{seed}/{level}") for level in LEVELS}
+    streams = {level: random.Random(f"{seed}/{level}") for level in levels}
     problems: list[Problem] = []
     seen: set[str] = set()
     for place in range(n):
-        level = LEVELS[place % len(LEVELS)]
-        family = _TEMPLATES[level][place // len(LEVELS) % len(_TEMPLATES[level])]
+        level = levels[place % len(levels)]
+        family = _TEMPLATES[level][place // len(levels) % len(_TEMPLATES[level])]
         for _ in range(200):
             problem = _draw(family, level, streams[level])
             if problem.prompt not in seen:
