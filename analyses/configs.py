@@ -457,6 +457,9 @@ class ElicitConfig:
     find_rung: bool = True
     """Of a family that has a ladder of difficulty, take the rung on which the model solves 10% to 60%."""
 
+    n_rung: int = 24
+    """Problems a rung, on which it is found; others than those that score."""
+
     keys: tuple[str, ...] = ()
     """Keys and combinations such as cot+vector; none given means every key that the settings allow."""
 

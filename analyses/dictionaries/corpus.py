@@ -23,7 +23,8 @@ from typing import Any
 
 from analyses.progress import Stage
 from analyses.run_folder import RunFolder
-from analyses.tasks.sources import BUILT_IN, hub_rows, is_hub_id, json_lines
+from analyses.tasks.generated import BUILT_IN
+from analyses.tasks.sources import hub_rows, is_hub_id, json_lines
 from analyses.tasks.word_problems import word_problems
 from analyses.workers import Progress, Workers
 from hooks.chat import render, response_row

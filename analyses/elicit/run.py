@@ -17,7 +17,7 @@ what scores them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from jaxtyping import Bool
 
 from analyses.configs import ElicitConfig
 from analyses.elicit.decodings import FormatCorrected
+from analyses.elicit.families import Families, check_families, families
 from analyses.elicit.key import Key, combined
 from analyses.elicit.keys import COMBINATIONS, KEYS
 from analyses.elicit.replies import replies
@@ -34,8 +35,7 @@ from analyses.progress import Stage, progress
 from analyses.reports.elicit import write_report
 from analyses.reports.page import percent, points
 from analyses.run_folder import Record, RunFolder, described, environment
-from analyses.tasks import Problem, load_problems
-from analyses.tasks.problem import by_split
+from analyses.tasks import Problem
 from analyses.workers import LocalWorker, RayWorkers, Workers
 from hooks import LanguageModel, load
 from hooks.errors import InputError
@@ -47,43 +47,20 @@ ALPHA = 0.05
 
 
 @dataclass(frozen=True)
-class Families:
-    """The problems of every family, in the three splits."""
-
-    fit: list[Problem] = field(default_factory=list)
-    select: list[Problem] = field(default_factory=list)
-    confirm: list[Problem] = field(default_factory=list)
-    rungs: dict[str, Any] = field(default_factory=dict)
-    """Where a rung was looked for: what was found, by the family's name."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """What every step needs; the bench on which keys are made."""
+class Trial:
+    """Puts problems to a model under keys, and writes down what comes back."""
 
     config: ElicitConfig
-    lm: LanguageModel
     workers: Workers
     run: RunFolder
-    families: Families
     start: Callable[[str, int], Stage]
 
-    @property
-    def fit(self) -> Sequence[Problem]:
-        return self.families.fit
-
-    def select(self, candidates: Sequence[Key]) -> Mapping[str, Bool[np.ndarray, " problem"]]:
-        """Which select problems each candidate opens."""
-        name = candidates[0].name.split(":")[0]
-        records = self.tried(f"choosing: {name}", candidates, self.families.select, self.workers)
-        return {key: Opened.of(of).correct for key, of in records.items()}
-
-    def tried(
-        self, what: str, keys: Sequence[Key], problems: Sequence[Problem], workers: Workers
+    def __call__(
+        self, what: str, keys: Sequence[Key], problems: Sequence[Problem]
     ) -> dict[str, list[Record]]:
         return replies(
             self.run,
-            workers,
+            self.workers,
             keys,
             problems,
             max_new_tokens=self.config.max_new_tokens,
@@ -93,6 +70,31 @@ class Study:
             stage=self.start(what, len(keys) * len(problems)),
         )
 
+    def solve(self, problems: Sequence[Problem]) -> Bool[np.ndarray, " problem"]:
+        """Which of them the model solves, as they stand."""
+        name = "rung"
+        return Opened.of(self(f"rung: {problems[0].source}", [Key(name, "")], problems)[name]).correct
+
+
+@dataclass(frozen=True)
+class Study:
+    """What every step needs; the bench on which keys are made."""
+
+    config: ElicitConfig
+    lm: LanguageModel
+    trial: Trial
+    families: Families
+
+    @property
+    def fit(self) -> Sequence[Problem]:
+        return self.families.fit
+
+    def select(self, candidates: Sequence[Key]) -> Mapping[str, Bool[np.ndarray, " problem"]]:
+        """Which select problems each candidate opens."""
+        what = f"choosing: {candidates[0].name.split(':')[0]}"
+        records = self.trial(what, candidates, self.families.select)
+        return {key: Opened.of(of).correct for key, of in records.items()}
+
 
 def run(config: ElicitConfig, out: Path, *, device: str | None = None, ray: str | None = None) -> Path:
     """Run the whole question, or what is left of it, and write one run folder; returns it.
@@ -101,14 +103,15 @@ def run(config: ElicitConfig, out: Path, *, device: str | None = None, ray: str 
         InputError: for keys that are none or that the settings do not allow, or too few problems.
     """
     names = _names(config)
-    families = _families(config)
+    check_families(config)
     with RunFolder.open(out, "elicit", config) as folder:
         if folder.status != "complete":
             lm = load(config.model, device=device)
             folder.write("environment.json", environment(lm, dtype=str(lm.dtype)))
             workers = LocalWorker(lm) if ray is None else RayWorkers(ray, lm)
             with progress() as start:
-                study = Study(config, lm, workers, folder, families, start)
+                trial = Trial(config, workers, folder, start)
+                study = Study(config, lm, trial, families(config, trial.solve))
                 folder.write("results.json", _results(study, names, device, ray))
         write_report(folder.path)
     return folder.path
@@ -136,12 +139,12 @@ def _results(study: Study, names: Sequence[str], device: str | None, ray: str | 
     parts = list(dict.fromkeys(part for name in names for part in name.split("+")))
     made = {part: KEYS[part].make(study) for part in KEYS if part in parts}
     keys = [combined(name, made) for name in names]
-    records = study.tried("confirm", [key for key in keys if not key.tuned], problems, study.workers)
+    records = study.trial("confirm", [key for key in keys if not key.tuned], problems)
     if of_tuned := [key for key in keys if key.tuned]:
         assert config.tuned is not None
         lm = load(config.tuned, device=device)
         workers = LocalWorker(lm) if ray is None else RayWorkers(ray, lm)
-        records |= study.tried("tuned", of_tuned, problems, workers)
+        records |= replace(study.trial, workers=workers)("tuned", of_tuned, problems)
     opened = {name: Opened.of(records[name]) for name in names}
     reference = "format-corrected" if "format-corrected" in names else names[0]
     budget = config.budget or config.max_new_tokens + FormatCorrected().answer_tokens
@@ -176,23 +179,6 @@ def _results(study: Study, names: Sequence[str], device: str | None, ray: str | 
     return {**results, "headline": headline(results)}
 
 
-def _families(config: ElicitConfig) -> Families:
-    """The problems of every family, split by a hash of their text."""
-    families = Families()
-    wanted = {"fit": config.n_fit, "select": config.n_select, "confirm": config.n_confirm}
-    for source in config.tasks:
-        problems = load_problems(source, n=None, seed=config.seed)
-        for name, of_split in by_split(problems).items():
-            if not 1 <= wanted[name] <= len(of_split):
-                raise InputError(
-                    f"{source} has {len(problems)} problems, {len(of_split)} of them in the {name} split; "
-                    f"{wanted[name]} were asked for. "
-                    f"Pass --n-{name} of 1 to {len(of_split)}, or more problems."
-                )
-            getattr(families, name).extend(of_split[: wanted[name]])
-    return families
-
-
 def _members(problems: Sequence[Problem]) -> dict[str, list[int]]:
     """The places of each family's problems; those of all together first, where there are several."""
     by_source: dict[str, list[int]] = {}
@@ -211,7 +197,7 @@ def _controlled(study: Study, key: Key, mine: Opened) -> dict[str, Any]:
     places = places or list(range(min(n, len(problems))))
     some = [problems[place] for place in places]
     keys = [replace(key, name=f"{key.name}:{name}", edits=edits) for name, edits in key.controls.items()]
-    records = study.tried(f"controls: {key.name}", keys, some, study.workers)
+    records = study.trial(f"controls: {key.name}", keys, some)
     shares = np.array([Opened.of(of).correct.mean() for of in records.values()])
     own = float(mine.correct[places].mean())
     return {

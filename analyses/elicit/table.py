@@ -123,7 +123,7 @@ def table(
             "gap_share": None if share is None else share.as_dict(),
             "only": [problem for problem, yes in zip(ids, only, strict=True) if yes],
         }
-    none: np.ndarray = ~right.any(0)
+    none = np.logical_not(right.any(0))
     return {
         "n": n,
         "keys": rows,

@@ -1,0 +1,88 @@
+"""The problems that keys are tried on: families, each on one rung of its ladder, in three splits."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from analyses.configs import ElicitConfig
+from analyses.tasks import Problem, checked, find_rung, load_problems, rungs_of
+from analyses.tasks.generated import is_generated
+from analyses.tasks.problem import SHARES, by_split
+from hooks.errors import InputError
+
+Solve = Callable[[Sequence[Problem]], np.ndarray]
+
+SPARE = 1.4
+"""More problems are made than the splits need on average, since a hash deals them out."""
+
+OTHER = 1
+"""Added to the seed of the problems on which a rung is found: they are others than those that score."""
+
+
+@dataclass(frozen=True)
+class Families:
+    """The problems of every family, in the three splits."""
+
+    fit: list[Problem] = field(default_factory=list)
+    select: list[Problem] = field(default_factory=list)
+    confirm: list[Problem] = field(default_factory=list)
+    rungs: dict[str, Any] = field(default_factory=dict)
+    """Where a rung was looked for: what was found, by the family's name."""
+
+
+def check_families(config: ElicitConfig) -> None:
+    """What can be known of the sources before a model is loaded: of a ladder, its easiest rung.
+
+    Raises:
+        InputError: if a source cannot be read, cannot tell a right answer, or has too few problems.
+    """
+    for source in config.tasks:
+        _split(config, rungs_of(source)[0] if config.find_rung else source, set())
+
+
+def families(config: ElicitConfig, solve: Solve) -> Families:
+    """All problems of the run; where a source is a ladder, ``solve`` finds the rung."""
+    found = Families()
+    for source in config.tasks:
+        rung, seen = source, set[str]()
+        if config.find_rung and len(rungs_of(source)) > 1:
+            asked: list[Problem] = []
+
+            def solved(problems: Sequence[Problem], asked: list[Problem] = asked) -> np.ndarray:
+                asked += problems
+                return solve(problems)
+
+            climbed = find_rung(solved, source, n=config.n_rung, seed=config.seed + OTHER)
+            rung, seen = climbed.source, {problem.prompt for problem in asked}
+            found.rungs[source] = {
+                "rung": rung,
+                "inside": climbed.inside,
+                "n": config.n_rung,
+                "accuracy": climbed.accuracy.as_dict(),
+                "climbed": {name: x.as_dict() for name, x in climbed.accuracies.items()},
+            }
+        for name, problems in _split(config, rung, seen).items():
+            getattr(found, name).extend(problems)
+    checked([*found.fit, *found.select, *found.confirm])
+    return found
+
+
+def _split(config: ElicitConfig, source: str, seen: set[str]) -> dict[str, list[Problem]]:
+    """The problems of one source in their splits, less those whose prompts were seen."""
+    wanted = {"fit": config.n_fit, "select": config.n_select, "confirm": config.n_confirm}
+    shares = dict(zip(wanted, SHARES, strict=True))
+    enough = math.ceil(SPARE * max(n / shares[name] for name, n in wanted.items())) + len(seen)
+    n = enough if is_generated(source) else None
+    problems = [p for p in checked(load_problems(source, n=n, seed=config.seed)) if p.prompt not in seen]
+    parts: dict[str, list[Problem]] = {}
+    for name, of_split in by_split(problems).items():
+        if not 1 <= wanted[name] <= len(of_split):
+            raise InputError(
+                f"{source} has {len(problems)} problems, {len(of_split)} of them in the {name} split; "
+                f"{wanted[name]} were asked for. Pass --n-{name} of 1 to {len(of_split)}, or more problems."
+            )
+        parts[name] = of_split[: wanted[name]]
+    return parts
