@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from analyses.tasks import Problem, judge
 from hooks import LanguageModel
@@ -64,6 +64,7 @@ class Asked:
     on_tokens: Callable[[int], None]
 
 
+@runtime_checkable
 class Decoding(Protocol):
     """From prompts to replies."""
 
@@ -194,6 +195,7 @@ class FormatCorrected:
         return Reply((path,), {"native": as_stated, "lenient": plain.correct, "forced": pressed.correct})
 
 
+@runtime_checkable
 class _Made(Protocol):
     """What decoding gives, whole or of one branch."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool
@@ -17,6 +17,7 @@ from hooks.edits import Edit
 from hooks.errors import InputError
 
 
+@runtime_checkable
 class Writes(Protocol):
     """How a problem is put to the model."""
 
@@ -77,6 +78,7 @@ class Key:
         )
 
 
+@runtime_checkable
 class Bench(Protocol):
     """What a key may be made from: fit problems to estimate with, select problems to choose by."""
 

@@ -16,6 +16,7 @@ from interp.stats import (
     McNemar,
     band,
     benjamini_hochberg,
+    gap_recovered,
     holm,
     mcnemar,
     mean_interval,
@@ -93,6 +94,25 @@ def test_the_ratio_bootstrap_agrees_with_a_slow_loop(rng):
     assert fast.estimate == a.mean() / b.mean() - 1
     assert fast.low == pytest.approx(low, abs=0.05 * (high - low))
     assert fast.high == pytest.approx(high, abs=0.05 * (high - low))
+
+
+def test_the_share_of_a_gap_agrees_with_a_slow_loop(rng):
+    base, tuned = rng.random(80) < 0.2, rng.random(80) < 0.8
+    key = np.where(rng.random(80) < 0.5, base, tuned)
+    fast = gap_recovered(key, base, tuned, seed=3)
+    loop = []
+    for _ in range(4000):
+        i = rng.integers(0, 80, 80)
+        loop.append((key[i].mean() - base[i].mean()) / (tuned[i].mean() - base[i].mean()))
+    low, high = np.quantile(loop, [0.025, 0.975])
+    assert fast.estimate == pytest.approx((key.mean() - base.mean()) / (tuned.mean() - base.mean()))
+    assert fast.low == pytest.approx(low, abs=0.06 * (high - low))
+    assert fast.high == pytest.approx(high, abs=0.06 * (high - low))
+
+
+def test_a_gap_whose_interval_covers_zero_has_no_share(rng):
+    base, tuned = rng.random(30) < 0.5, rng.random(30) < 0.5
+    assert gap_recovered(tuned, base, tuned) is None
 
 
 def test_the_mean_interval_of_many_values_is_the_normal_one(rng):
