@@ -74,9 +74,13 @@ def test_seeds_that_follow_each_other_share_no_items():
 def test_more_than_there_are_is_refused_with_how_many_there_are():
     assert len(load_problems("gym:tower_of_hanoi@2")) == 38  # 3·2 + 4·3 + 5·4 pairs of pegs
     with pytest.raises(
-        InputError, match=r"n=39 .* of gym:tower_of_hanoi@2, .* after 38 different ones\. n=38"
+        InputError, match=r"of gym:tower_of_hanoi@2, which runs out .* after 38\. n=38 or fewer"
     ):
         load_problems("gym:tower_of_hanoi@2", n=39)
+    with pytest.raises(
+        InputError, match=r"of gym:tower_of_hanoi, whose rung 1 runs out .* after 228\. n=228"
+    ):
+        load_problems("gym:tower_of_hanoi", n=300)
 
 
 # Theirs against ours, where the answer is a single number.
