@@ -28,16 +28,14 @@ TABLE = "table"
 _BLOCKS = 4
 _LETTERS = "ABCDEFGH"
 
-_PROMPT = """Blocks stand on a table in stacks. Each stack is listed from bottom to top.
+_PROMPT = """Blocks stand on a table in stacks. You can move one block at a time, and only a block with \
+nothing on it: onto another block with nothing on it, or to the table.
 
-Start:
-{start}
+Start: {start}.
+Goal: {goal}.
 
-Goal:
-{goal}
-
-Turn the start into the goal. You can move one block at a time, and only a block that has nothing on top \
-of it. Write one move per line, either "move X onto Y" or "move X to the table". Write only the moves."""
+Which moves turn the start into the goal? Write one move per line, as in "move X onto Y" or \
+"move X to the table", and nothing else."""
 
 _MOVE = re.compile(
     r"\b(?i:move) +(?i:block +)?(?P<block>[A-Z]) +"
@@ -150,4 +148,6 @@ def _listed(state: State) -> list[list[str]]:
 
 
 def _shown(stacks: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"Stack {place}: {', '.join(stack)}" for place, stack in enumerate(stacks, start=1))
+    """B is on the table, D is on B; E is on the table."""
+    pairs = ([*zip(["the table", *stack], stack, strict=False)] for stack in stacks)
+    return "; ".join(", ".join(f"{block} is on {under}" for under, block in stack) for stack in pairs)

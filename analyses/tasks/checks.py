@@ -70,7 +70,7 @@ def _refuses_no_answer(problem: Problem, others: list[str]) -> None:
     taken = [text for text in others if judge(problem, text).correct]
     if len(others) > 1 and 2 * len(taken) > len(others):
         shown = " and ".join(repr(_short(text)) for text in taken)
-        raise InputError(_accepts(problem, f"{shown}, gold answers of other problems"))
+        raise InputError(_accepts(problem, f"{shown}, gold answers of other problems,"))
 
 
 def _accepts(problem: Problem, what: str) -> str:

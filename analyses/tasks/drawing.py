@@ -34,10 +34,10 @@ def draw(source: str, streams: Mapping[str, Iterator[Problem]], n: int | None) -
         problems.append(fresh)
     if n is None and problems:
         return problems
-    where = f"rung {rung} of {source}" if rung and len(streams) > 1 else source
+    which = f"whose rung {rung} runs" if len(streams) > 1 else "which runs"
     raise InputError(
-        f"n={n} problems were asked of {source}, but {where} repeats itself after {len(problems)} "
-        f"different ones. n={len(problems)} or fewer would work."
+        f"n={n} problems were asked of {source}, {which} out of different ones after {len(problems)}. "
+        f"n={len(problems)} or fewer would work."
     )
 
 

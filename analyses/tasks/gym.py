@@ -126,7 +126,7 @@ def gym_problems(name: str, rung: str, seed: int, source: str) -> Iterator[Probl
     start = int.from_bytes(hashlib.sha256(f"{name}/{rung}/{seed}".encode()).digest()[:4], "big")
     items = _gym().create_dataset(name, seed=start, size=_SIZE, **made_with.config)
     made = (items[place] for place in range(_SIZE))
-    return (_problem(item, name, rung, source) for item in made if made_with.keep(item))
+    return (_problem(item, name, rung, source) for item in made if item["answer"] and made_with.keep(item))
 
 
 def known(name: str) -> None:

@@ -1,9 +1,11 @@
 """What a response states, as reasoning-gym's verifiers can read it.
 
-number       the stated number, by the rules of :mod:`analyses.tasks.verify`
-moves        every "Move disk 1 from Peg 1 to Peg 3" after the last "answer:", or of the whole
-directions   the longest run of up, down, left and right; "infeasible" where there is none
-text         what a tag, a box or "the answer is" marks, else a block of code, else the whole
+    number       the stated number, by the rules of :mod:`analyses.tasks.verify`
+    moves        every "Move disk 1 from Peg 1 to Peg 3" after the last "answer:", or of the whole
+    directions   the longest run of up, down, left and right there; "infeasible" where there is none
+    text         what a tag, a box or "the answer is" marks, else a block of code, else the whole
+
+A verifier is handed nothing that it would fail on; the response is then wrong.
 """
 
 import json
@@ -40,7 +42,9 @@ def read(kind: str, problem: Problem, response: str) -> Reading:
 
 def _number(problem: Problem, response: str) -> Reading:
     verdict = verify(problem.answer, response)
-    return Reading((verdict.stated,), verdict.stated, verdict.rule) if verdict.stated else NOTHING
+    if verdict.stated is None:
+        return NOTHING
+    return Reading(_readable(problem, verdict.stated), verdict.stated, verdict.rule)
 
 
 # Plans.
@@ -67,8 +71,8 @@ def _moves(problem: Problem, response: str) -> Reading:
         return NOTHING
     lines = [f"Move disk {int(m['disk'])} from Peg {int(m['start'])} to Peg {int(m['end'])}" for m in moves]
     pegs = range(1, problem.facts["metadata"]["num_pegs"] + 1)
-    possible = all(int(move[side]) in pegs for move in moves for side in ("start", "end"))
     # Their verifier prints an error for a peg that is not there.
+    possible = all(int(move[side]) in pegs for move in moves for side in ("start", "end"))
     return Reading(("\n".join(lines),) if possible else (), "; ".join(lines), "plan")
 
 
@@ -96,6 +100,7 @@ def _runs(words: list[str]) -> list[list[str]]:
 
 # Texts.
 
+_AROUND = " \n\t\"'*`"
 _TAGGED = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.IGNORECASE | re.DOTALL)
 _STATED = re.compile(r"\banswer\b(?: +is\b *:?| *:) *(?P<line>[^\n]*)(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 _FENCED = re.compile(r"```[a-z]*\n(.*?)```", re.DOTALL)
@@ -104,10 +109,8 @@ _FENCED = re.compile(r"```[a-z]*\n(.*?)```", re.DOTALL)
 def _text(problem: Problem, response: str) -> Reading:
     found, rule = _where(response, lines=problem.answer.count("\n") + 1)
     raw = found.strip()
-    bare = raw.strip(" \n\t\"'*`").removesuffix(".")
-    can_read = _CAN_READ.get(problem.facts["name"], lambda _: True)
-    candidates = tuple(text for text in dict.fromkeys((raw, bare)) if text and can_read(text))
-    return Reading(candidates, " ".join(bare.split()), rule) if bare else NOTHING
+    bare = raw.strip(_AROUND).removesuffix(".").strip(_AROUND)
+    return Reading(_readable(problem, raw, bare), " ".join(bare.split()), rule) if bare else NOTHING
 
 
 def _where(response: str, lines: int) -> tuple[str, Rule]:
@@ -121,17 +124,24 @@ def _where(response: str, lines: int) -> tuple[str, Rule]:
     for end in reversed(marks):
         stated = _STATED.match(response, end - len("answer"))
         if stated:
-            return (
-                stated["line"] if lines == 1 and stated["line"].strip() else stated["line"] + stated["rest"]
-            ), "stated"
+            line, rest = stated["line"], stated["rest"]
+            return (line if lines == 1 and line.strip() else line + rest), "stated"
     fenced = _FENCED.findall(response)
     return (fenced[-1] if fenced else response), "stated"
+
+
+# What a verifier cannot read.
+
+
+def _readable(problem: Problem, *texts: str) -> tuple[str, ...]:
+    can_read = _CAN_READ.get(problem.facts["name"], lambda _: True)
+    return tuple(text for text in dict.fromkeys(texts) if can_read(text))
 
 
 def _is_grid(text: str) -> bool:
     try:
         grid = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # no JSON, or a number of thousands of digits
         return False
     return isinstance(grid, list) and all(isinstance(row, list) for row in grid)
 
@@ -139,10 +149,12 @@ def _is_grid(text: str) -> bool:
 _CAN_READ: Mapping[str, Callable[[str], bool]] = {
     "complex_arithmetic": lambda text: "nan" not in text.casefold(),
     "game_of_life": _is_grid,
+    "gsm_symbolic": lambda text: bool(re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", text)),
     "prime_factorization": lambda text: bool(re.fullmatch(r"[0-9]{1,19}(?: *× *[0-9]{1,19})*", text)),
 }
-"""What a verifier can read, where it fails on or takes other text: complex_arithmetic gives NaN full
-marks, game_of_life raises on an object, prime_factorization on what is no number."""
+"""Where a verifier fails on other texts or takes them: complex_arithmetic gives NaN full marks,
+game_of_life raises on an object and prime_factorization on what is no number, and gsm_symbolic reads "-5",
+"5/2" and "5 or 6" as 5."""
 
 _READERS: Mapping[str, Callable[[Problem, str], Reading]] = {
     "number": _number,

@@ -11,7 +11,7 @@ from analyses.tasks.sources import load_problems
 from hooks.errors import InputError
 from interp.stats import Interval, wilson
 
-Solve = Callable[[Sequence[Problem]], "np.ndarray"]
+Solve = Callable[[Sequence[Problem]], np.ndarray]
 """From problems to whether each was solved, a boolean array ``(n,)``."""
 
 
@@ -62,7 +62,7 @@ def find_rung(
     accuracies: dict[str, Interval] = {}
     for rung in rungs_of(source):
         problems = load_problems(rung, n=n, seed=seed)
-        solved = solve(problems)
+        solved = np.asarray(solve(problems))
         if solved.shape != (n,) or solved.dtype != np.bool_:
             raise InputError(
                 f"solve gave an array of {solved.dtype} and shape {solved.shape} for {n} problems of {rung}. "
