@@ -1,6 +1,5 @@
 """The problems that keys are tried on: families, each on one rung of its ladder, in three splits."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,14 +8,10 @@ import numpy as np
 
 from analyses.configs import ElicitConfig
 from analyses.tasks import Problem, checked, find_rung, load_problems, rungs_of
-from analyses.tasks.generated import is_generated
-from analyses.tasks.problem import SHARES, by_split
+from analyses.tasks.problem import by_split
 from hooks.errors import InputError
 
 Solve = Callable[[Sequence[Problem]], np.ndarray]
-
-SPARE = 1.4
-"""More problems are made than the splits need on average, since a hash deals them out."""
 
 OTHER = 1
 """Added to the seed of the problems on which a rung is found: they are others than those that score."""
@@ -73,10 +68,7 @@ def families(config: ElicitConfig, solve: Solve) -> Families:
 def _split(config: ElicitConfig, source: str, seen: set[str]) -> dict[str, list[Problem]]:
     """The problems of one source in their splits, less those whose prompts were seen."""
     wanted = {"fit": config.n_fit, "select": config.n_select, "confirm": config.n_confirm}
-    shares = dict(zip(wanted, SHARES, strict=True))
-    enough = math.ceil(SPARE * max(n / shares[name] for name, n in wanted.items())) + len(seen)
-    n = enough if is_generated(source) else None
-    problems = [p for p in checked(load_problems(source, n=n, seed=config.seed)) if p.prompt not in seen]
+    problems = [p for p in checked(load_problems(source, seed=config.seed)) if p.prompt not in seen]
     parts: dict[str, list[Problem]] = {}
     for name, of_split in by_split(problems).items():
         if not 1 <= wanted[name] <= len(of_split):

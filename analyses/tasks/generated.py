@@ -41,7 +41,7 @@ def generated(source: str, n: int | None, seed: int) -> list[Problem]:
         raise InputError(f"{name} has no rung {rung!r}. {would} would work.")
     asked = (rung,) if at else rungs
     if name == BUILT_IN:
-        problems = word_problems(MOST * len(asked) // len(rungs) if n is None else n, seed, asked)
+        problems = word_problems(MOST if n is None else n, seed, asked)
         return [replace(problem, source=source) for problem in problems]
     return draw(source, {one: _stream(name, one, seed, source) for one in asked}, n)
 

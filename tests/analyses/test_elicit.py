@@ -37,7 +37,9 @@ COMBINED = ["direct+vector", "cot+vector", "cot+self-consistency"]
 def dictionary(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A random dictionary, with the statistics of its latents."""
     lm, site = load(str(folder)), Site(1, "resid_post")
-    sae = TopKSAE(lm.d_model, 24, 6, seed=1, origin=Origin(model=lm.name, fingerprint=lm.fingerprint, site=site))
+    sae = TopKSAE(
+        lm.d_model, 24, 6, seed=1, origin=Origin(model=lm.name, fingerprint=lm.fingerprint, site=site)
+    )
     rows = [Row(tuple(range(5, 30)), 3)]
     path = tmp_path_factory.mktemp("dictionaries") / "random"
     save_dictionary(sae, path)
