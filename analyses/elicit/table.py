@@ -56,7 +56,7 @@ class Opened:
         """Generated tokens of all paths."""
         return np.array([sum(path.tokens for path in of) for of in self.paths], dtype=float)
 
-    def within(self, budget: float) -> Bool[np.ndarray, " problem"]:
+    def within(self, budget: int) -> Bool[np.ndarray, " problem"]:
         """What would be right if no more than so many tokens were paid for; the paths that fit in vote."""
         afforded = [
             tuple(

@@ -57,7 +57,7 @@ def config(folder: Path, dictionary: str) -> ElicitConfig:
         n_rung=4,
         n_fit=5,
         n_select=3,
-        n_confirm=4,
+        n_confirm=3,
         n_shots=2,
         beginnings=("To", "First"),
         k=3,
@@ -67,7 +67,7 @@ def config(folder: Path, dictionary: str) -> ElicitConfig:
         strengths=(1.0,),
         n_random=2,
         n_random_problems=2,
-        max_new_tokens=8,
+        max_new_tokens=4,
         chunk=3,
     )
 
