@@ -250,7 +250,7 @@ def headline(results: Mapping[str, Any]) -> str:
             f"Gains that hold over all keys together: {', '.join(settled)}."
             if settled
             else "No key's gain holds when all are tested together: a gain of "
-            f"{100 * of['detectable']:.0f} points would have been seen alone, with power 0.8."
+            f"{percent(of['detectable'])} would have been seen alone, with power 0.8."
         )
     said.append(
         f"{len(of['none'])} of {of['n']} problems are opened by no key; "

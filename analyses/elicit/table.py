@@ -1,5 +1,6 @@
 """The columns of the comparison: what each key opens, what it costs, and what is left at equal cost."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -124,6 +125,7 @@ def table(
             "only": [problem for problem, yes in zip(ids, only, strict=True) if yes],
         }
     none = np.logical_not(right.any(0))
+    detectable = minimum_detectable_difference(n, p=float(np.clip(base.correct.mean(), 0.02, 0.98)))
     return {
         "n": n,
         "keys": rows,
@@ -132,7 +134,7 @@ def table(
         "gap": None
         if tuned is None
         else paired_bootstrap(opened[tuned].correct, base.correct, seed=seed).as_dict(),
-        "detectable": minimum_detectable_difference(n, p=float(np.clip(base.correct.mean(), 0.02, 0.98))),
+        "detectable": None if math.isnan(detectable) else detectable,
         "opened": {name: "".join("1" if x else "0" for x in of.correct) for name, of in opened.items()},
         "problems": list(ids),
     }
