@@ -20,7 +20,7 @@ from analyses.run_folder import Key, RunFolder
 from analyses.tasks import Problem, judge
 from analyses.workers import Progress, Records, Task, Workers
 from hooks.chat import prompt_row
-from hooks.edits import Edit
+from hooks.edits import Add
 from hooks.generate import generate_rows
 from hooks.language_model import LanguageModel
 from hooks.rows import Row
@@ -46,7 +46,7 @@ class Setting:
     """Its turn among the streams of a problem."""
 
     suffix: str = ""
-    edits: tuple[Edit, ...] = ()
+    edits: tuple[Add, ...] = ()
 
     def prompt(self, problem: Problem) -> str:
         """What the model is asked."""
