@@ -230,7 +230,7 @@ def _coverage(found: Coverage) -> dict[str, Any]:
 
     return {
         "k": found.k,
-        "counts": found.counts,
+        "counts": {name.replace("tuned", "second"): count for name, count in found.counts.items()},
         "both": shown(found.both),
         "only_base": shown(found.only_base),
         "only_second": shown(found.only_tuned),
