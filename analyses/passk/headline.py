@@ -8,13 +8,13 @@ MANY_CUT = 0.2
 
 
 def headline(results: Mapping[str, Any]) -> str:
-    """Of every family in turn."""
+    """A line for every family."""
     kind = None if results["second"] is None else results["second"]["kind"]
     told = (
         _single(name, found) if kind is None else _compared(name, found, f"the {kind} model", kind)
         for name, found in results["families"].items()
     )
-    return " ".join(told)
+    return "\n".join(told)
 
 
 def _single(name: str, found: Mapping[str, Any]) -> str:
@@ -41,7 +41,8 @@ def _compared(name: str, found: Mapping[str, Any], second: str, kind: str) -> st
         f"({_points(compared['difference'][place])})"
         for place in _ends(k)
     )
-    return f"{_what(name, found)}: {verdict}. {changes}. {_seen(found)}{_alone(found, second)}{_cut(found)}"
+    told = f"{_what(name, found)}: {verdict}. {changes}. {_seen(found)}{_alone(found, second)}"
+    return f"{told}{_guessed(found)}{_cut(found)}"
 
 
 def _seen(found: Mapping[str, Any]) -> str:
@@ -66,6 +67,21 @@ def _alone(found: Mapping[str, Any], second: str) -> str:
         f"At k = {last['k']} {second} alone solves {last['counts']['only_second']:.0f} "
         f"({above('second_alone')} more often than by guessing), the base alone "
         f"{last['counts']['only_base']:.0f} ({above('base_alone')})."
+    )
+
+
+def _guessed(found: Mapping[str, Any]) -> str:
+    """Where blind guesses would solve as much at the largest k."""
+    many = [
+        f"{told['floor'][-1]:.0%} with the answers of {name}"
+        for name, told in found["settings"].items()
+        if told["floor"][-1] > told["curve"][-1]["low"]
+    ]
+    if not many:
+        return ""
+    return (
+        f" Blind guesses would reach {' and '.join(many)} at k = {found['k'][-1]}: what is solved there may "
+        "be luck."
     )
 
 
