@@ -75,9 +75,13 @@ class Study:
             for trace in traces(self.run, self.second, problems, samples, n)
         ]
 
-    def load(self, name: str) -> tuple[LanguageModel, Workers]:
-        lm = load(name, device=self.device)
-        return lm, LocalWorker(lm) if self.ray is None else RayWorkers(self.ray, lm)
+    def load(self, name: str) -> LanguageModel:
+        """A model, once the one before it, which nothing refers to any more, has left the memory."""
+        gc.collect()
+        return load(name, device=self.device)
+
+    def workers(self, lm: LanguageModel) -> Workers:
+        return LocalWorker(lm) if self.ray is None else RayWorkers(self.ray, lm)
 
     def sample(self, workers: Workers, setting: Setting, n: int) -> None:
         """``n`` draws of every problem, those of one problem side by side."""
@@ -143,6 +147,11 @@ def _check(config: PasskConfig) -> None:
             f"pass@{odd[0]} was asked for, with n_samples={config.n_samples}: k goes from 1 to the samples "
             f"of a problem. Pass --n-samples {max(*config.k, 2)}, or k up to {config.n_samples}."
         )
+    if config.n_screen and (config.tuned, config.vector, config.second_prompt) == (None, None, None):
+        raise InputError(
+            "n_screen chooses problems on which a second setting is judged, and there is none; pass --tuned, "
+            "--vector or --second-prompt, or --n-screen 0."
+        )
     if not config.temperature > 0:
         raise InputError(
             f"temperature={config.temperature} makes all samples of a problem alike; pass one above 0, "
@@ -182,7 +191,6 @@ def _results(study: Study) -> dict[str, Any]:
     """Every step of the question; the models are loaded one after the other."""
     config = study.config
     tuned = None if config.tuned is None else _of_tuned(study, config.tuned)
-    gc.collect()
     base = _of_base(study, tuned)
     families = {
         source: family(study.run, problems, config, study.base, study.second, study.screen)
@@ -204,30 +212,27 @@ def _results(study: Study) -> dict[str, Any]:
 def _of_tuned(study: Study, name: str) -> dict[str, Any]:
     """All that needs the tuned model: its samples, and how likely they were as it wrote them."""
     assert study.second is not None
-    tokens = _tokenizer_of(study, study.config.model) if study.config.n_traces else None
-    lm, workers = study.load(name)
+    tokens = study.load(study.config.model).tokenizer_hash if study.config.n_traces else None
+    lm = study.load(name)
     if tokens not in (None, lm.tokenizer_hash):
         raise InputError(
             f"The tokenizers of {study.config.model} and {name} differ, so the base cannot read the tokens "
             "that the tuned model wrote. Pass --n-traces 0 to compare all but that."
         )
-    study.sample(workers, study.second, study.config.n_samples)
+    study.sample(study.workers(lm), study.second, study.config.n_samples)
     return described(lm)
-
-
-def _tokenizer_of(study: Study, name: str) -> str:
-    return load(name, device=study.device).tokenizer_hash
 
 
 def _of_base(study: Study, tuned: dict[str, Any] | None) -> dict[str, Any]:
     """All that needs the base: its samples, those of a second setting of it, and what it reads."""
-    config, (lm, workers) = study.config, study.load(study.config.model)
+    config, lm = study.config, study.load(study.config.model)
+    workers = study.workers(lm)
     told = {} if tuned is None else {"tuned": tuned["name"], "tuned_fingerprint": tuned["fingerprint"]}
     study.run.write("environment.json", environment(lm, dtype=str(lm.dtype), **told))
     study.sample(workers, study.base, config.n_samples)
     if study.second is not None and tuned is None:
         study.sample(workers, study.second, config.n_samples)
-    if study.second is not None and config.n_screen:
+    if config.n_screen:
         study.sample(workers, study.screen, config.n_screen)
     study.read(workers)
     return described(lm)

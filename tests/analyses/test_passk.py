@@ -1,6 +1,7 @@
 """The passk analysis: settings of known rates get their verdicts, and a run is what its draws are."""
 
 import json
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,7 +44,7 @@ def config(folder: Path) -> PasskConfig:
         n_traces=2,
         max_new_tokens=6,
         temperature=1.0,
-        chunk=7,
+        chunk=9,
     )
 
 
@@ -266,9 +267,20 @@ def other(tmp_path_factory: pytest.TempPathFactory, model_of: Callable, tokenize
     return path
 
 
-def test_the_base_reads_what_the_tuned_model_wrote(config: PasskConfig, other: Path, tmp_path: Path):
-    """A stranger's responses surprise it; of the same model it finds what the writer found."""
-    told = {}
+def test_the_base_reads_what_the_tuned_model_wrote(
+    config: PasskConfig, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A stranger's responses surprise it; of the same model it finds what the writer found. And no model is
+    loaded while another is in memory."""
+    told, loaded, real = {}, [], passk.load
+
+    def alone(name, **options):
+        assert not [model for model in loaded if model() is not None]
+        lm = real(name, **options)
+        loaded.append(weakref.ref(lm.model))
+        return lm
+
+    monkeypatch.setattr(passk, "load", alone)
     for name in (str(other), config.model):
         folder = passk.run(
             replace(config, second_prompt=None, tuned=name, n_screen=0), tmp_path / Path(name).name
@@ -280,6 +292,7 @@ def test_the_base_reads_what_the_tuned_model_wrote(config: PasskConfig, other: P
             of = traces(run, Setting("tuned", 1), word_problems(3, 0), 6, 2)
             assert [t.draw for t in of if not t.correct] == [0, 0]
     stranger, same = told[str(other)], told[config.model]
+    assert len(loaded) == 6
     assert same["n"] == stranger["n"] == 2
     assert same["difference"]["estimate"] == pytest.approx(0, abs=1e-4)
     assert stranger["difference"]["estimate"] > 0.5
@@ -309,7 +322,7 @@ def test_a_steered_setting_is_written_into_and_read_by_the_plain_model(
 
 
 def test_one_setting_has_a_curve_and_a_floor_and_no_verdict(config: PasskConfig, tmp_path: Path):
-    out = passk.run(replace(config, second_prompt=None, k=(1, 3)), tmp_path / "r")
+    out = passk.run(replace(config, second_prompt=None, n_screen=0, k=(1, 3)), tmp_path / "r")
     told = read(out)
     found = told["families"]["word-problems"]
     assert told["second"] is None
@@ -338,6 +351,7 @@ def test_families_are_judged_apart(config: PasskConfig, tmp_path: Path):
         ({"k": (0,)}, "pass@0 was asked for"),
         ({"tuned": "a", "vector": "b"}, "Pass --tuned or --vector"),
         ({"layer": 1}, "are those of a vector; pass --vector too"),
+        ({"second_prompt": None}, "n_screen chooses problems on which a second setting is judged"),
         ({"n_samples": 1}, "n_samples=1: pass 2 or more"),
         ({"n_problems": 1}, "n_problems=1: pass 2 or more"),
         ({"temperature": 0.0}, "makes all samples of a problem alike"),
