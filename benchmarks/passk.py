@@ -25,10 +25,10 @@ class Size:
     """How much is run. The loop takes as long for each sample, so that it is timed on few."""
 
     problems: int = 4
-    samples: int = 32
-    looped: int = 8
-    new_tokens: int = 24
-    repeats: int = 3
+    samples: int = 24
+    looped: int = 4
+    new_tokens: int = 16
+    repeats: int = 2
 
 
 QUICK = Size(problems=2, samples=2, looped=2, new_tokens=4, repeats=1)
