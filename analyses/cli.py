@@ -12,6 +12,7 @@ from analyses.configs import (
     ElicitConfig,
     LayersConfig,
     ModeConfig,
+    PasskConfig,
     SaeFeaturesConfig,
     SaeTrainConfig,
     SteerConfig,
@@ -28,6 +29,7 @@ SUMMARY = """Find out what post-training added to a language model, and what was
   unlatch sae-features  what does a latent stand for, and what does it do when it is set?
   unlatch mode          is there a feature that switches reasoning on, set for one step?
   unlatch elicit        which keys open a model's problems, at what cost, and which does none?
+  unlatch passk         does training reach what many samples of the base do not?
   unlatch vector        a steering vector for any model and concept, with its reliability
   unlatch steer         a prompt answered plain and steered, side by side
   unlatch replay        a run again, from its config
@@ -146,6 +148,20 @@ def elicit(
     return run(config, place.out, device=place.device, ray=place.ray)
 
 
+def passk(
+    place: Annotated[Cluster, tyro.conf.arg(name="")],
+    config: Annotated[PasskConfig, tyro.conf.arg(name="")],
+) -> Path:
+    """Does training, or an edit, reach problems that many samples of the base do not?
+
+    Samples every problem many times under both settings: pass@k curves with intervals, which problems
+    either solves beside a guessing floor, and "sharpens" or "expands" only where the intervals allow it.
+    """
+    from analyses.passk.run import run
+
+    return run(config, place.out, device=place.device, ray=place.ray)
+
+
 def vector(
     place: Annotated[Place, tyro.conf.arg(name="")], config: Annotated[VectorConfig, tyro.conf.arg(name="")]
 ) -> Path:
@@ -218,6 +234,7 @@ COMMANDS: dict[str, Callable[..., Path | None]] = {
     "sae-features": sae_features,
     "mode": mode,
     "elicit": elicit,
+    "passk": passk,
     "vector": vector,
     "steer": steer,
     "replay": replay,

@@ -536,6 +536,74 @@ class ElicitConfig:
     """Seed of the problems, the samples, the controls and the intervals."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PasskConfig:
+    """Does training, or an edit, reach problems that many samples of the base do not?"""
+
+    model: str = BUNDLED
+    """The base. Hub id, local folder, .gguf file, or the bundled smollm2-135m-instruct."""
+
+    tuned: str | None = None
+    """A second model, such as the tuned one. One of the two is in memory at a time."""
+
+    vector: str | None = None
+    """In place of tuned: a steering vector's .safetensors file, added to the base."""
+
+    layer: int | None = None
+    """Layer of the vector; default: recommended."""
+
+    dose: float | None = None
+    """Dose of the vector, a fraction of the median residual norm; default: recommended."""
+
+    positions: str = "generated"
+    """Which tokens the vector is added to, e.g. generated, all, steps(0, 8)."""
+
+    any_model: bool = False
+    """Allow a vector that was made for another model."""
+
+    prompt: str = ""
+    """What is added to every problem."""
+
+    second_prompt: str | None = None
+    """What the second setting adds in place of prompt; alone, it makes the second setting."""
+
+    tasks: tuple[str, ...] = ("word-problems",)
+    """Families of problems, each judged alone: word-problems, .jsonl, .json or .csv files, hub data sets."""
+
+    n_problems: int = 100
+    """Problems of each family."""
+
+    n_samples: int = 64
+    """Samples of each problem under each setting."""
+
+    n_screen: int = 0
+    """More samples of the base, which choose the problems that it never solves; 0 leaves this out."""
+
+    k: tuple[int, ...] = ()
+    """Draws at which curves are compared; none given means 1, 2, 4, ... and n_samples."""
+
+    temperature: float = 0.6
+    """Of sampling, above 0."""
+
+    top_p: float = 0.95
+    """Nucleus to sample from."""
+
+    max_new_tokens: int = 256
+    """Budget of every response, the same in all settings."""
+
+    n_traces: int = 100
+    """Problems of each family whose first right and wrong response the base reads; 0 leaves this out."""
+
+    think: bool | None = None
+    """Thinking on or off, where the chat template has it."""
+
+    chunk: int = 512
+    """Samples that run, and are written, together."""
+
+    seed: int = 0
+    """Seed of the problems, the samples and the intervals."""
+
+
 DEMO_VERBOSITY = VerbosityConfig(
     pair_answers="own",
     read="steps(1, 9)",

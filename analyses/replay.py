@@ -9,6 +9,7 @@ from typing import Any
 from analyses.configs import (
     LayersConfig,
     ModeConfig,
+    PasskConfig,
     SaeFeaturesConfig,
     SaeTrainConfig,
     VectorConfig,
@@ -23,6 +24,7 @@ CONFIGS: dict[str, type[Any]] = {
     "sae-train": SaeTrainConfig,
     "sae-features": SaeFeaturesConfig,
     "mode": ModeConfig,
+    "passk": PasskConfig,
     "vector": VectorConfig,
 }
 
@@ -32,6 +34,7 @@ MODULES = {
     "sae-train": "analyses.dictionaries.train",
     "sae-features": "analyses.dictionaries.features",
     "mode": "analyses.dictionaries.mode",
+    "passk": "analyses.passk.run",
     "vector": "analyses.vector",
 }
 """Where the ``run`` of each command is, imported when it is needed."""

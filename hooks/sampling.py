@@ -4,10 +4,14 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooks.errors import InputError
+
+LIKELY = 256
+"""Tokens that are put in order at first: the nucleus of most rows is among them. To sort 49,152 for 256 rows
+took 2.5 s on one core, more than the step of a small model that it followed."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,28 @@ class Sampling:
         """The next token of each row."""
         if self.temperature == 0:
             return logits.argmax(-1)
-        p, order = (logits.double() / self.temperature).softmax(-1).sort(-1, descending=True)
+        d_vocab = logits.shape[-1]
+        top, order = logits.topk(min(LIKELY, d_vocab) if self.top_p < 1 else d_vocab, dim=-1)
+        apart = (logits.float() - top[:, :1].float()) / self.temperature
+        total = apart.exp_().sum(-1, keepdim=True, dtype=torch.float64)
+        chosen, short = self._drawn(top, order, total, uniform)
+        if top.shape[-1] < d_vocab and short.any():
+            top, order = logits[short].sort(-1, descending=True)
+            chosen[short] = self._drawn(top, order, total[short], uniform[short])[0]
+        return chosen
+
+    def _drawn(
+        self,
+        top: Float[Tensor, "batch top"],
+        order: Int[Tensor, "batch top"],
+        total: Float[Tensor, "batch 1"],
+        uniform: Float[Tensor, " batch"],
+    ) -> tuple[Int[Tensor, " batch"], Bool[Tensor, " batch"]]:
+        """The token of each row, from its likeliest in order; and where the nucleus goes on past them."""
+        p = ((top.double() - top[:, :1].double()) / self.temperature).exp() / total
         before = p.cumsum(-1) - p
+        short = ~(before[:, -1] + p[:, -1] >= self.top_p)
         p = p.masked_fill(before >= self.top_p, 0)  # the token that crosses top_p stays in
         cumulative = p.cumsum(-1)
         at = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
-        return order.gather(-1, at.clamp(max=logits.shape[-1] - 1))[:, 0]
+        return order.gather(-1, at.clamp(max=top.shape[-1] - 1))[:, 0], short

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from benchmarks import patching, steered
+from benchmarks import passk, patching, steered
 from benchmarks.decoding import bound, step_times
 from benchmarks.inputs import endless, equal_prompts, evenly, text_rows, whole_batch
 from benchmarks.peers import Absent, hooked_transformer, require, traced, unless_absent
 from hooks.rows import Row
+from hooks.sampling import Sampling
 from interp.prompt_pairs import PromptPair
 
 
@@ -88,6 +89,19 @@ def test_without_a_stop_token_every_row_makes_its_whole_budget(llama):
     assert len({row.tokens for row in rows}) == 3
     assert len(step_times(endless(llama), rows, 4)) == 3
     assert llama.stop_ids
+
+
+def test_samples_are_of_one_length_and_the_likeliest_are_the_same_in_every_way(llama, rows):
+    """With a nucleus of one token there is nothing to draw; no sample stops, which one would."""
+    same = Sampling(1.0, 1e-9)
+    twice = [row for row in rows for _ in range(2)]
+    ours = passk.packed(endless(llama), twice, 12, same)
+    assert {len(line) for line in ours} == {12}
+    free = [line for line in ours if not set(line) & llama.stop_ids]  # transformers' may not name the end
+    assert len(free) >= 4
+    for theirs in (passk.looped(llama, twice, 12, same), passk.returned(llama, rows, 2, 12, same)):
+        assert {len(line) for line in theirs} == {12}
+        assert [line for line in theirs if line in free] == free
 
 
 @pytest.mark.parametrize(

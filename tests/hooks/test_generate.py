@@ -439,7 +439,7 @@ def slow_nucleus(logits, temperature, top_p):
     """The smallest set of likeliest tokens that holds ``top_p``, one at a time, renormalised."""
     p = (torch.tensor(logits, dtype=torch.float64) / temperature).softmax(-1)
     inside, held = [], 0.0
-    for token in sorted(range(len(p)), key=lambda i: -float(p[i])):
+    for token in sorted(range(len(p)), key=lambda i: -logits[i]):  # p may round to the same
         if held >= top_p:
             break
         inside.append(token)
@@ -457,6 +457,21 @@ def test_a_nucleus_holds_the_likeliest_tokens_up_to_top_p(logits, temperature, t
     shares = torch.bincount(chosen, minlength=len(logits)).double() / 400
     for token, share in enumerate(shares.tolist()):
         assert share == pytest.approx(nucleus.get(token, 0.0), abs=1.01 / 400 + 1e-9)
+
+
+@pytest.mark.parametrize("likely", [1, 3, 7])
+def test_a_nucleus_that_goes_on_past_the_tokens_put_in_order_is_the_same(likely, monkeypatch):
+    """Rows with a nucleus of 1 to 20 tokens, in one batch."""
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.linspace(0.1, 8, 24)[:, None]
+    logits = spread * torch.randn(24, 30, generator=generator)
+    uniform = torch.rand(24, generator=generator, dtype=torch.float64)
+    sampling = Sampling(1.3, 0.9)
+    sizes = [len(slow_nucleus(line.double().tolist(), 1.3, 0.9)) for line in logits]
+    assert min(sizes) <= likely < max(sizes)
+    whole = sampling.choose(logits, uniform)
+    monkeypatch.setattr("hooks.sampling.LIKELY", likely)
+    assert sampling.choose(logits, uniform).tolist() == whole.tolist()
 
 
 def test_the_largest_uniform_still_falls_inside_the_nucleus():
