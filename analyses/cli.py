@@ -14,6 +14,7 @@ from analyses.configs import (
     SaeFeaturesConfig,
     SaeTrainConfig,
     SteerConfig,
+    ThinkingConfig,
     VectorConfig,
     VerbosityConfig,
 )
@@ -26,6 +27,7 @@ SUMMARY = """Find out what post-training added to a language model, and what was
   unlatch sae-train     how much of a model's activations can a sparse dictionary keep?
   unlatch sae-features  what does a latent stand for, and what does it do when it is set?
   unlatch mode          is there a feature that switches reasoning on, set for one step?
+  unlatch thinking      what does thinking before an answer change?
   unlatch vector        a steering vector for any model and concept, with its reliability
   unlatch steer         a prompt answered plain and steered, side by side
   unlatch replay        a run again, from its config
@@ -130,6 +132,20 @@ def mode(
     return run(config, place.out, device=place.device, ray=place.ray)
 
 
+def thinking(
+    place: Annotated[Cluster, tyro.conf.arg(name="")],
+    config: Annotated[ThinkingConfig, tyro.conf.arg(name="")],
+) -> Path:
+    """What does thinking before an answer change: right, wrong, and a number that is missing?
+
+    The same problems without and with thinking, at several budgets; what thoughts make of the right
+    answer; and whether the model notices, and asks for, a number that a problem lacks.
+    """
+    from analyses.thinking.run import run
+
+    return run(config, place.out, device=place.device, ray=place.ray)
+
+
 def vector(
     place: Annotated[Place, tyro.conf.arg(name="")], config: Annotated[VectorConfig, tyro.conf.arg(name="")]
 ) -> Path:
@@ -201,6 +217,7 @@ COMMANDS: dict[str, Callable[..., Path | None]] = {
     "sae-train": sae_train,
     "sae-features": sae_features,
     "mode": mode,
+    "thinking": thinking,
     "vector": vector,
     "steer": steer,
     "replay": replay,

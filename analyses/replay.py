@@ -11,6 +11,7 @@ from analyses.configs import (
     ModeConfig,
     SaeFeaturesConfig,
     SaeTrainConfig,
+    ThinkingConfig,
     VectorConfig,
     VerbosityConfig,
 )
@@ -23,6 +24,7 @@ CONFIGS: dict[str, type[Any]] = {
     "sae-train": SaeTrainConfig,
     "sae-features": SaeFeaturesConfig,
     "mode": ModeConfig,
+    "thinking": ThinkingConfig,
     "vector": VectorConfig,
 }
 
@@ -32,6 +34,7 @@ MODULES = {
     "sae-train": "analyses.dictionaries.train",
     "sae-features": "analyses.dictionaries.features",
     "mode": "analyses.dictionaries.mode",
+    "thinking": "analyses.thinking.run",
     "vector": "analyses.vector",
 }
 """Where the ``run`` of each command is, imported when it is needed."""

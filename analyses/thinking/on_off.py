@@ -1,0 +1,262 @@
+"""The same problems without thinking and with it: right, long, hedged, and changed on the way.
+
+A change of the answer is read in two ways. ``announced``: only what the text declares, in a box or as "the
+answer is". ``any number``: the last number up to there, which takes every intermediate result for an
+answer, and so counts more changes than the model made; it bounds them from above.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from analyses.answers import Scores, repetition
+from analyses.dictionaries.steps import at_equal_length
+from analyses.run_folder import Record
+from analyses.tasks import Problem, judge
+from analyses.thinking.study import Study, Work, known
+from analyses.thinking.switch import MODES, Mode, Switch, parts
+from analyses.workers import Progress
+from hooks.generate import generate_rows
+from hooks.language_model import LanguageModel
+from interp.stats import (
+    holm,
+    mcnemar,
+    mean_interval,
+    minimum_detectable_difference,
+    paired_bootstrap,
+    permutation_test,
+    wilson,
+)
+from interp.thinking import MARKERS, AnswerTrace, answer_trace, markers
+
+Reading = Literal["announced", "any number"]
+READINGS: tuple[Reading, ...] = ("announced", "any number")
+COUNTS = ("right_to_wrong", "wrong_to_right")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One task: some problems answered in one mode."""
+
+    problems: tuple[Problem, ...]
+    mode: Mode
+    switch: Switch
+    max_new_tokens: int
+
+    def compute(self, lm: LanguageModel, on_tokens: Progress) -> list[dict[str, Any]]:
+        """One record a problem."""
+        rows = [self.switch.row(lm.tokenizer, problem.prompt, self.mode) for problem in self.problems]
+        made = generate_rows(
+            lm, rows, max_new_tokens=self.max_new_tokens, max_rows=len(rows), on_tokens=on_tokens
+        )
+        return [
+            told(
+                problem,
+                *parts(lm.tokenizer, done.tokens),
+                tokens=len(done.tokens),
+                finish=done.finish,
+                repeated=repetition(done.tokens),
+            )
+            for problem, done in zip(self.problems, made, strict=True)
+        ]
+
+
+def told(
+    problem: Problem, thought: str, reply: str | None, *, tokens: int, finish: str, repeated: float
+) -> dict[str, Any]:
+    """The record of one response: the reply is judged, or all of it where no thought was closed."""
+    verdict = judge(problem, thought if reply is None else reply)
+    return {
+        "correct": verdict.correct and finish != "nan",
+        "stated": verdict.stated,
+        "rule": verdict.rule,
+        "tokens": tokens,
+        "finish": finish,
+        "repetition": round(repeated, 4),
+        "thought": thought,
+        "reply": reply,
+    }
+
+
+def said(record: Record) -> str:
+    """All that a response says, the thought before the reply."""
+    return str(record["thought"]) if record["reply"] is None else f"{record['thought']}\n{record['reply']}"
+
+
+def trace(problem: Problem, text: str, reading: Reading) -> AnswerTrace:
+    """The answers along a response; the right one in the gold's spelling, whichever verifier judges it."""
+
+    def read(prefix: str) -> str | None:
+        verdict = judge(problem, prefix)
+        if reading == "announced" and verdict.rule == "number":
+            return None
+        return problem.answer if verdict.correct else verdict.stated
+
+    return answer_trace(text, read, problem.answer)
+
+
+def answer(study: Study) -> None:
+    """Answer every problem in both modes."""
+    work: list[Work] = [
+        (
+            [(mode, problem.id) for problem in some],
+            Answered(tuple(some), mode, study.switch, study.config.max_new_tokens),
+        )
+        for some in study.chunks(study.problems)
+        for mode in MODES
+    ]
+    study.compute("answers", work)
+
+
+def on_off(study: Study) -> dict[str, Any]:
+    """Both modes, and their paired differences: on less off."""
+    records = {mode: study.records(mode, study.problems) for mode in MODES}
+    modes = {mode: _outcome(study.problems, of, study.config.seed) for mode, of in records.items()}
+    off, on = (Scores.of(records[mode]) for mode in MODES)
+    seed = study.config.seed
+    alike, share = at_equal_length(on.correct, on.tokens, off.correct, off.tokens, seed=seed)
+    tested = mcnemar(on.correct, off.correct)
+    return {
+        "modes": modes,
+        "differences": {
+            "accuracy": paired_bootstrap(on.correct, off.correct, seed=seed).as_dict(),
+            "mcnemar": {"only_on": tested.only_a, "only_off": tested.only_b, "p": tested.p_value},
+            "equal_length": None if alike is None else alike.as_dict(),
+            "equal_length_share": share,
+            "tokens": paired_bootstrap(on.tokens, off.tokens, seed=seed).as_dict(),
+            "markers": _more_markers(records, seed),
+            "flips": _more_flips(study.problems, records, seed),
+        },
+        "power": {
+            "accuracy_points": known(
+                minimum_detectable_difference(
+                    len(study.problems), p=float(np.clip(off.correct.mean(), 0.02, 0.98))
+                )
+            ),
+            "power": 0.8,
+            "n": len(study.problems),
+        },
+        "examples": _examples(study.problems, records),
+    }
+
+
+def _outcome(problems: Sequence[Problem], records: Sequence[Record], seed: int) -> dict[str, Any]:
+    """One mode: rates and means with their intervals."""
+    scores, n = Scores.of(records), len(records)
+    return {
+        "n": n,
+        "accuracy": wilson(int(scores.correct.sum()), n).as_dict(),
+        "tokens": mean_interval(scores.tokens, seed=seed).as_dict(),
+        "truncated": wilson(int(scores.truncated.sum()), n).as_dict(),
+        "closed": wilson(sum(r["reply"] is not None for r in records), n).as_dict(),
+        "no_answer": wilson(sum(r["stated"] is None for r in records), n).as_dict(),
+        "repetition": float(scores.repetition.mean()),
+        "failed": int(scores.failed.sum()),
+        "markers": {
+            kind: mean_interval(rates, seed=seed).as_dict() for kind, rates in _rates(records).items()
+        },
+        "flips": {reading: _flips(problems, records, reading, seed) for reading in READINGS},
+    }
+
+
+def _rates(records: Sequence[Record]) -> dict[str, Float[np.ndarray, " response"]]:
+    """Markers of each kind per 100 tokens of each response."""
+    found = [markers(said(r), max(1, r["tokens"])).per_100_tokens for r in records]
+    return {kind: np.array([of[kind] for of in found]) for kind in MARKERS}
+
+
+def _more_markers(records: Mapping[Mode, Sequence[Record]], seed: int) -> dict[str, Any]:
+    """Markers per 100 tokens, on less off, with p adjusted over the kinds by Holm."""
+    off, on = (_rates(records[mode]) for mode in MODES)
+    p = holm(np.array([permutation_test(on[k], off[k], paired=True, seed=seed) for k in MARKERS]))
+    return {
+        kind: {**paired_bootstrap(on[kind], off[kind], seed=seed).as_dict(), "p": float(adjusted)}
+        for kind, adjusted in zip(MARKERS, p, strict=True)
+    }
+
+
+def _traces(
+    problems: Sequence[Problem], records: Sequence[Record], reading: Reading
+) -> list[AnswerTrace | None]:
+    """Of each response; None of a blank one."""
+    return [
+        trace(problem, said(record), reading) if said(record).strip() else None
+        for problem, record in zip(problems, records, strict=True)
+    ]
+
+
+def _flips(
+    problems: Sequence[Problem], records: Sequence[Record], reading: Reading, seed: int
+) -> dict[str, Any]:
+    """What became of the answer along the responses that say something."""
+    traces = [t for t in _traces(problems, records, reading) if t is not None]
+    n = len(traces)
+    if not n:
+        return {"n": 0, "blank": len(records)}
+    ever = sum(t.first_right is not None for t in traces)
+    lost = sum(t.lost for t in traces)
+    return {
+        "n": n,
+        "blank": len(records) - n,
+        **{
+            name: {
+                "total": sum(getattr(t, name) for t in traces),
+                **mean_interval(np.array([getattr(t, name) for t in traces], float), seed=seed).as_dict(),
+            }
+            for name in COUNTS
+        },
+        "ever_right": wilson(ever, n).as_dict(),
+        "lost": wilson(lost, n).as_dict(),
+        "lost_of_ever_right": wilson(lost, ever).as_dict() if ever else None,
+        "stated": wilson(sum(t.stated[-1] is not None for t in traces), n).as_dict(),
+    }
+
+
+def _more_flips(
+    problems: Sequence[Problem], records: Mapping[Mode, Sequence[Record]], seed: int
+) -> dict[str, Any]:
+    """On less off, over problems with a response that says something in both."""
+    more: dict[str, Any] = {}
+    for reading in READINGS:
+        both = zip(*(_traces(problems, records[mode], reading) for mode in MODES), strict=True)
+        pairs = [(off, on) for off, on in both if off is not None and on is not None]
+        values = {
+            name: np.array([[float(getattr(t, name)) for t in two] for two in pairs])
+            for name in (*COUNTS, "lost")
+        }
+        values["ever_right"] = np.array([[float(t.first_right is not None) for t in two] for two in pairs])
+        more[reading] = {
+            name: paired_bootstrap(of[:, 1], of[:, 0], seed=seed).as_dict() if pairs else None
+            for name, of in values.items()
+        }
+    return more
+
+
+def _examples(problems: Sequence[Problem], records: Mapping[Mode, Sequence[Record]]) -> list[dict[str, Any]]:
+    """The first two problems, not a choice."""
+    shown = []
+    for place, problem in enumerate(problems[:2]):
+        of = {mode: records[mode][place] for mode in MODES}
+        shown.append(
+            {
+                "problem": problem.prompt,
+                "answer": problem.answer,
+                "said": {
+                    mode: {
+                        "text": said(record),
+                        "tokens": record["tokens"],
+                        "correct": record["correct"],
+                        "answers": _changes(problem, said(record)),
+                    }
+                    for mode, record in of.items()
+                },
+            }
+        )
+    return shown
+
+
+def _changes(problem: Problem, text: str) -> list[str]:
+    return list(trace(problem, text, "any number").changes) if text.strip() else []
