@@ -42,7 +42,6 @@ MARKERS: Mapping[MarkerKind, tuple[str, ...]] = {
 """Where two of a kind overlap, the longer one at the first place counts, once."""
 
 
-
 def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     longest = sorted(words, key=len, reverse=True)
     spaced = "|".join(re.escape(word).replace(r"\ ", r"\s+") for word in longest)

@@ -154,7 +154,11 @@ def _add_bars(
 
 
 def _add_band(
-    figure: go.Figure, x: Sequence[float], values: Sequence[Mapping[str, Any]], name: str, colour: str
+    figure: go.Figure,
+    x: Sequence[int] | Sequence[float],
+    values: Sequence[Mapping[str, Any]],
+    name: str,
+    colour: str,
 ) -> None:
     known = [_bounded(v) for v in values]
     figure.add_scatter(

@@ -9,7 +9,7 @@ from jaxtyping import Bool
 
 from analyses.configs import ThinkingConfig
 from analyses.tasks import Problem, judge
-from analyses.thinking.study import Study, Work, known
+from analyses.thinking.study import Study, Work, difference, known, mean
 from analyses.thinking.switch import Switch, end_token, parts_of
 from analyses.workers import Progress
 from hooks.errors import InputError
@@ -19,9 +19,7 @@ from interp.decoding import budget_force
 from interp.stats import (
     holm,
     mcnemar,
-    mean_interval,
     minimum_detectable_difference,
-    paired_bootstrap,
     wilson,
 )
 
@@ -110,11 +108,9 @@ def budgets(study: Study) -> dict[str, Any]:
             "extensions": more,
             "n": len(of),
             "accuracy": wilson(int(right[size, more].sum()), len(of)).as_dict(),
-            "tokens": mean_interval(np.array([r["tokens"] for r in of], float), seed=config.seed).as_dict(),
+            "tokens": mean(np.array([r["tokens"] for r in of], float), config.seed),
             "no_answer": wilson(sum(r["stated"] is None for r in of), len(of)).as_dict(),
-            "beyond_smallest": paired_bootstrap(
-                right[size, more], right[sizes[0], 0], seed=config.seed
-            ).as_dict(),
+            "beyond_smallest": difference(right[size, more], right[sizes[0], 0], config.seed),
         }
         if more:
             changed = sum(a["text"] != b["text"] for a, b in zip(of, records[size, 0], strict=True))
@@ -141,7 +137,7 @@ def _flipped(
     before, after = right[size, 0], right[size, more]
     tested = mcnemar(after, before)
     return {
-        "difference": paired_bootstrap(after, before, seed=seed).as_dict(),
+        "difference": difference(after, before, seed),
         "wrong_to_right": tested.only_a,
         "right_to_wrong": tested.only_b,
         "p": tested.p_value,

@@ -39,9 +39,10 @@ def _flips(of: Mapping[str, Any]) -> str:
     found = of["modes"]["on"]["flips"]["announced"]
     if not found["n"]:
         return ""
+    gained, lost = (found[name]["total"] for name in ("wrong_to_right", "right_to_wrong"))
     return (
-        f"Along {found['n']} responses with thinking, announced answers went "
-        f"{found['wrong_to_right']['total']} times from wrong to right and {found['right_to_wrong']['total']} times from right to wrong."
+        f"Along {found['n']} responses with thinking, announced answers went {gained} times from wrong to "
+        f"right and {lost} times from right to wrong."
     )
 
 

@@ -1,7 +1,8 @@
 """Is a missing number noticed, at which layer, and does the direction that says so make the model ask?
 
 Triples of one half of the templates estimate the direction and choose its layer; those of the other half
-score the probes of every layer and what injecting the direction does. See :mod:`interp.missing`.
+score the probes of every layer and what injecting the direction does. See :mod:`interp.missing`. The layer
+is the one whose direction, estimated from other fit triples, tells missing from irrelevant best.
 """
 
 import random
@@ -23,6 +24,9 @@ from interp.stats import benjamini_hochberg, mean_interval
 from interp.steering_vector import SteeringVector
 
 FOLDS = 5
+TOGETHER = 8
+"""Layers that one task probes, in one pass."""
+
 FILE = "missing.safetensors"
 
 
@@ -73,19 +77,12 @@ class Probed:
     seed: int
 
     def compute(self, lm: LanguageModel, on_tokens: Progress) -> list[dict[str, Any]]:  # noqa: ARG002
-        """One record, with a row a layer."""
+        """One record a layer."""
         found = noticed(lm, self.triples, layers=self.layers, folds=FOLDS, seed=self.seed)
+        names = ("missing", "irrelevant", "beyond")
         return [
-            {
-                "layers": [
-                    {
-                        "layer": layer,
-                        **{name: getattr(of, name).as_dict() for name in ("missing", "irrelevant", "beyond")},
-                        "p": of.p_value,
-                    }
-                    for layer, of in found.items()
-                ]
-            }
+            {"layer": layer, **{name: getattr(of, name).as_dict() for name in names}, "p": of.p_value}
+            for layer, of in found.items()
         ]
 
 
@@ -131,13 +128,14 @@ def missing(study: Study, triples: Triples | None) -> dict[str, Any] | None:
     config = study.config
     layers = tuple(sorted({i % study.lm.n_layers for i in config.layers}) or range(study.lm.n_layers))
     sets = {"fit": triples.fit, "confirm": triples.confirm}
-    work: list[Work] = [
-        ([("noticed", name)], Probed(tuple(some), layers, config.seed)) for name, some in sets.items()
-    ]
+    work: list[Work] = []
+    for start in range(0, len(layers), TOGETHER):
+        some = layers[start : start + TOGETHER]
+        keys = [("noticed", str(layer)) for layer in some]
+        work.append((keys, Probed(tuple(triples.confirm), some, config.seed)))
     study.compute("probes", work)
-    chose, scored = (study.run.get("noticed", name)["layers"] for name in sets)
     vector = _direction(study, triples.fit, layers)
-    layer = _layer(chose, vector)
+    layer = max(layers, key=lambda i: (vector.reliability[i].auroc, vector.reliability[i].left_out))
     asked = triples.confirm[: config.n_asked]
     study.compute(
         "asking",
@@ -155,16 +153,17 @@ def missing(study: Study, triples: Triples | None) -> dict[str, Any] | None:
             for name, some in sets.items()
         },
         "n_asked": len(asked),
-        "layers": _with_q(scored),
+        "layers": _with_q([study.fields("noticed", str(layer)) for layer in layers]),
         "layer": layer,
-        "rule": "the layer with the largest AUROC of missing beyond irrelevant on the fit triples",
+        "rule": "the layer whose direction tells missing from irrelevant best, on fit triples it was not "
+        "estimated from",
         "reliability": {
             "trusted": vector.reliability[layer].trusted,
             **vector.reliability[layer].as_dict(),
             **vector.length_control.get(layer, {}),
         },
         "n_random": config.n_random,
-        "asking": [_asked(study, dose) for dose in config.doses],
+        "asking": [study.fields("asking", f"{dose:g}") for dose in config.doses],
         "short_thoughts": short_thoughts(study, triples.fit, asked, vector, layer),
         "example": vars(asked[0]),
     }
@@ -178,21 +177,7 @@ def _direction(study: Study, triples: Sequence[Triple], layers: Sequence[int]) -
     return SteeringVector.load(file, study.lm)
 
 
-def _layer(chose: Sequence[dict[str, Any]], vector: SteeringVector) -> int:
-    """The layer that the fit triples choose; of equals, the one whose direction is the most reliable."""
-
-    def worth(row: dict[str, Any]) -> tuple[float, float]:
-        return row["beyond"]["estimate"], vector.reliability[row["layer"]].auroc
-
-    return int(max(chose, key=worth)["layer"])
-
-
 def _with_q(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with p adjusted over layers by Benjamini and Hochberg."""
     q = benjamini_hochberg(np.array([row["p"] for row in rows]))
     return [{**row, "q": float(value)} for row, value in zip(rows, q, strict=True)]
-
-
-def _asked(study: Study, dose: float) -> dict[str, Any]:
-    record = study.run.get("asking", f"{dose:g}")
-    return {name: value for name, value in record.items() if name not in ("condition", "item")}

@@ -16,7 +16,7 @@ from analyses.answers import Scores, repetition
 from analyses.dictionaries.steps import at_equal_length
 from analyses.run_folder import Record
 from analyses.tasks import Problem, judge
-from analyses.thinking.study import Study, Work, known
+from analyses.thinking.study import Study, Work, difference, known, mean
 from analyses.thinking.switch import MODES, Mode, Switch, parts
 from analyses.workers import Progress
 from hooks.generate import generate_rows
@@ -24,9 +24,7 @@ from hooks.language_model import LanguageModel
 from interp.stats import (
     holm,
     mcnemar,
-    mean_interval,
     minimum_detectable_difference,
-    paired_bootstrap,
     permutation_test,
     wilson,
 )
@@ -122,11 +120,11 @@ def on_off(study: Study) -> dict[str, Any]:
     return {
         "modes": modes,
         "differences": {
-            "accuracy": paired_bootstrap(on.correct, off.correct, seed=seed).as_dict(),
+            "accuracy": difference(on.correct, off.correct, seed),
             "mcnemar": {"only_on": tested.only_a, "only_off": tested.only_b, "p": tested.p_value},
             "equal_length": None if alike is None else alike.as_dict(),
             "equal_length_share": share,
-            "tokens": paired_bootstrap(on.tokens, off.tokens, seed=seed).as_dict(),
+            "tokens": difference(on.tokens, off.tokens, seed),
             "markers": _more_markers(records, seed),
             "flips": _more_flips(study.problems, records, seed),
         },
@@ -149,15 +147,13 @@ def _outcome(problems: Sequence[Problem], records: Sequence[Record], seed: int) 
     return {
         "n": n,
         "accuracy": wilson(int(scores.correct.sum()), n).as_dict(),
-        "tokens": mean_interval(scores.tokens, seed=seed).as_dict(),
+        "tokens": mean(scores.tokens, seed),
         "truncated": wilson(int(scores.truncated.sum()), n).as_dict(),
         "closed": wilson(sum(r["reply"] is not None for r in records), n).as_dict(),
         "no_answer": wilson(sum(r["stated"] is None for r in records), n).as_dict(),
         "repetition": float(scores.repetition.mean()),
         "failed": int(scores.failed.sum()),
-        "markers": {
-            kind: mean_interval(rates, seed=seed).as_dict() for kind, rates in _rates(records).items()
-        },
+        "markers": {kind: mean(rates, seed) for kind, rates in _rates(records).items()},
         "flips": {reading: _flips(problems, records, reading, seed) for reading in READINGS},
     }
 
@@ -173,7 +169,7 @@ def _more_markers(records: Mapping[Mode, Sequence[Record]], seed: int) -> dict[s
     off, on = (_rates(records[mode]) for mode in MODES)
     p = holm(np.array([permutation_test(on[k], off[k], paired=True, seed=seed) for k in MARKERS]))
     return {
-        kind: {**paired_bootstrap(on[kind], off[kind], seed=seed).as_dict(), "p": float(adjusted)}
+        kind: {**difference(on[kind], off[kind], seed), "p": float(adjusted)}
         for kind, adjusted in zip(MARKERS, p, strict=True)
     }
 
@@ -204,7 +200,7 @@ def _flips(
         **{
             name: {
                 "total": sum(getattr(t, name) for t in traces),
-                **mean_interval(np.array([getattr(t, name) for t in traces], float), seed=seed).as_dict(),
+                **mean(np.array([getattr(t, name) for t in traces], float), seed),
             }
             for name in COUNTS
         },
@@ -229,8 +225,7 @@ def _more_flips(
         }
         values["ever_right"] = np.array([[float(t.first_right is not None) for t in two] for two in pairs])
         more[reading] = {
-            name: paired_bootstrap(of[:, 1], of[:, 0], seed=seed).as_dict() if pairs else None
-            for name, of in values.items()
+            name: difference(of[:, 1], of[:, 0], seed) if pairs else None for name, of in values.items()
         }
     return more
 

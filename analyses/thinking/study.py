@@ -3,6 +3,10 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
 
 from analyses.configs import ThinkingConfig
 from analyses.progress import Stage
@@ -11,6 +15,7 @@ from analyses.tasks import Problem
 from analyses.thinking.switch import Switch
 from analyses.workers import Task, Workers
 from hooks import LanguageModel
+from interp.stats import mean_interval
 
 Work = tuple[Sequence[Key], Task]
 """A task, and what its records are of, in order."""
@@ -48,7 +53,23 @@ class Study:
     def records(self, condition: str, problems: Sequence[Problem]) -> list[Record]:
         return [self.run.get(condition, problem.id) for problem in problems]
 
+    def fields(self, condition: str, item: str) -> dict[str, Any]:
+        """What is recorded under a condition and an item, without these."""
+        record = self.run.get(condition, item)
+        return {name: value for name, value in record.items() if name not in ("condition", "item")}
+
 
 def known(value: float) -> float | None:
     """The number, or None for NaN, which is no JSON."""
     return None if math.isnan(value) else float(value)
+
+
+def mean(values: Shaped[np.ndarray, " n"], seed: int) -> dict[str, Any]:
+    """The mean with its bootstrap interval; without bounds where all values are one, which says too much."""
+    told: dict[str, Any] = mean_interval(values, seed=seed).as_dict()
+    return told if np.ptp(values) > 0 else {**told, "low": None, "high": None}
+
+
+def difference(a: Shaped[np.ndarray, " n"], b: Shaped[np.ndarray, " n"], seed: int) -> dict[str, Any]:
+    """:func:`mean` of a less b, problem by problem."""
+    return mean(np.asarray(a, float) - np.asarray(b, float), seed)
