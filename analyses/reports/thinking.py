@@ -131,14 +131,23 @@ def _layers(missing: Mapping[str, Any]) -> go.Figure:
 def _asking(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
     """What the direction does to asking, beside the range of random ones."""
     figure = go.Figure()
-    ordered = sorted(rows, key=lambda row: row["dose"])
-    doses = [row["dose"] for row in ordered]
-    _add_band(figure, doses, [row["injected"] for row in ordered], "the direction", LINES[0])
-    ends = [
-        {"estimate": row["random_mean"]["estimate"], "low": min(row["random"]), "high": max(row["random"])}
-        for row in ordered
-    ]
-    _add_band(figure, doses, ends, "random directions, from the least to the most", COLOURS["off"])
+    zero = {"estimate": 0.0, "low": 0.0, "high": 0.0}
+    own = {0.0: zero, **{row["dose"]: row["injected"] for row in rows}}
+    random = {
+        0.0: zero,
+        **{
+            row["dose"]: {
+                "estimate": row["random_mean"]["estimate"],
+                "low": min(row["random"]),
+                "high": max(row["random"]),
+            }
+            for row in rows
+        },
+    }
+    doses = sorted(own)
+    _add_band(figure, doses, [own[dose] for dose in doses], "the direction", LINES[0])
+    of_random = "random directions, from the least to the most"
+    _add_band(figure, doses, [random[dose] for dose in doses], of_random, COLOURS["off"])
     figure.update_xaxes(title="dose, of the median residual norm")
     figure.update_yaxes(title="asking, nats")
     return figure

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+MANY = 0.1
+"""Share of responses cut off from which the headline says so."""
+
 
 def headline(results: Mapping[str, Any]) -> str:
     """Accuracy first, then the gain of thoughts, then what is noticed and asked."""
@@ -25,11 +28,13 @@ def _accuracy(results: Mapping[str, Any]) -> str:
     text = (
         f"Thinking {verb} accuracy from {off['accuracy']['estimate']:.0%} to "
         f"{on['accuracy']['estimate']:.0%} ({_points(change)}, n = {off['n']}, McNemar p = {p:.2g}) at "
-        f"{on['tokens']['estimate']:.0f} tokens for {off['tokens']['estimate']:.0f}."
+        f"{on['tokens']['estimate']:.0f} tokens instead of {off['tokens']['estimate']:.0f}."
     )
+    if (cut := on["truncated"]["estimate"]) > MANY:
+        text += f" {cut:.0%} of the responses with thinking were cut off."
     power = of["power"]["accuracy_points"]
     if not sure:
-        text += " That is not settled" + (
+        text += " The difference is not settled" + (
             f": with power 0.8, {100 * power:.0f} points would have been seen." if power is not None else "."
         )
     return text
@@ -39,10 +44,11 @@ def _flips(of: Mapping[str, Any]) -> str:
     found = of["modes"]["on"]["flips"]["announced"]
     if not found["n"]:
         return ""
+    announcing = round(found["n"] * found["stated"]["estimate"])
     gained, lost = (found[name]["total"] for name in ("wrong_to_right", "right_to_wrong"))
     return (
-        f"Along {found['n']} responses with thinking, announced answers went {gained} times from wrong to "
-        f"right and {lost} times from right to wrong."
+        f"{announcing} of {found['n']} responses with thinking announce an answer; along them it went "
+        f"{gained} times from wrong to right and {lost} times from right to wrong."
     )
 
 

@@ -1,13 +1,8 @@
-"""The same problems without thinking and with it: right, long, hedged, and changed on the way.
-
-A change of the answer is read in two ways. ``announced``: only what the text declares, in a box or as "the
-answer is". ``any number``: the last number up to there, which takes every intermediate result for an
-answer, and so counts more changes than the model made; it bounds them from above.
-"""
+"""The same problems without thinking and with it: right, long, hedged, and changed on the way."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +11,7 @@ from analyses.answers import Scores, repetition
 from analyses.dictionaries.steps import at_equal_length
 from analyses.run_folder import Record
 from analyses.tasks import Problem, judge
+from analyses.thinking.flips import READINGS, Traces, flips, more_flips, traces
 from analyses.thinking.study import Study, Work, difference, known, mean
 from analyses.thinking.switch import MODES, Mode, Switch, parts
 from analyses.workers import Progress
@@ -28,11 +24,7 @@ from interp.stats import (
     permutation_test,
     wilson,
 )
-from interp.thinking import MARKERS, AnswerTrace, answer_trace, markers
-
-Reading = Literal["announced", "any number"]
-READINGS: tuple[Reading, ...] = ("announced", "any number")
-COUNTS = ("right_to_wrong", "wrong_to_right")
+from interp.thinking import MARKERS, markers
 
 
 @dataclass(frozen=True)
@@ -84,18 +76,6 @@ def said(record: Record) -> str:
     return str(record["thought"]) if record["reply"] is None else f"{record['thought']}\n{record['reply']}"
 
 
-def trace(problem: Problem, text: str, reading: Reading) -> AnswerTrace:
-    """The answers along a response; the right one in the gold's spelling, whichever verifier judges it."""
-
-    def read(prefix: str) -> str | None:
-        verdict = judge(problem, prefix)
-        if reading == "announced" and verdict.rule == "number":
-            return None
-        return problem.answer if verdict.correct else verdict.stated
-
-    return answer_trace(text, read, problem.answer)
-
-
 def answer(study: Study) -> None:
     """Answer every problem in both modes."""
     work: list[Work] = [
@@ -112,7 +92,11 @@ def answer(study: Study) -> None:
 def on_off(study: Study) -> dict[str, Any]:
     """Both modes, and their paired differences: on less off."""
     records = {mode: study.records(mode, study.problems) for mode in MODES}
-    modes = {mode: _outcome(study.problems, of, study.config.seed) for mode, of in records.items()}
+    read = {
+        mode: [traces(problem, said(record)) for problem, record in zip(study.problems, of, strict=True)]
+        for mode, of in records.items()
+    }
+    modes = {mode: _outcome(records[mode], read[mode], study.config.seed) for mode in MODES}
     off, on = (Scores.of(records[mode]) for mode in MODES)
     seed = study.config.seed
     alike, share = at_equal_length(on.correct, on.tokens, off.correct, off.tokens, seed=seed)
@@ -126,7 +110,7 @@ def on_off(study: Study) -> dict[str, Any]:
             "equal_length_share": share,
             "tokens": difference(on.tokens, off.tokens, seed),
             "markers": _more_markers(records, seed),
-            "flips": _more_flips(study.problems, records, seed),
+            "flips": more_flips(read["off"], read["on"], seed),
         },
         "power": {
             "accuracy_points": known(
@@ -137,11 +121,11 @@ def on_off(study: Study) -> dict[str, Any]:
             "power": 0.8,
             "n": len(study.problems),
         },
-        "examples": _examples(study.problems, records),
+        "examples": _examples(study.problems, records, read),
     }
 
 
-def _outcome(problems: Sequence[Problem], records: Sequence[Record], seed: int) -> dict[str, Any]:
+def _outcome(records: Sequence[Record], read: Sequence[Traces], seed: int) -> dict[str, Any]:
     """One mode: rates and means with their intervals."""
     scores, n = Scores.of(records), len(records)
     return {
@@ -154,7 +138,7 @@ def _outcome(problems: Sequence[Problem], records: Sequence[Record], seed: int) 
         "repetition": float(scores.repetition.mean()),
         "failed": int(scores.failed.sum()),
         "markers": {kind: mean(rates, seed) for kind, rates in _rates(records).items()},
-        "flips": {reading: _flips(problems, records, reading, seed) for reading in READINGS},
+        "flips": {reading: flips(read, reading, seed) for reading in READINGS},
     }
 
 
@@ -174,63 +158,11 @@ def _more_markers(records: Mapping[Mode, Sequence[Record]], seed: int) -> dict[s
     }
 
 
-def _traces(
-    problems: Sequence[Problem], records: Sequence[Record], reading: Reading
-) -> list[AnswerTrace | None]:
-    """Of each response; None of a blank one."""
-    return [
-        trace(problem, said(record), reading) if said(record).strip() else None
-        for problem, record in zip(problems, records, strict=True)
-    ]
-
-
-def _flips(
-    problems: Sequence[Problem], records: Sequence[Record], reading: Reading, seed: int
-) -> dict[str, Any]:
-    """What became of the answer along the responses that say something."""
-    traces = [t for t in _traces(problems, records, reading) if t is not None]
-    n = len(traces)
-    if not n:
-        return {"n": 0, "blank": len(records)}
-    ever = sum(t.first_right is not None for t in traces)
-    lost = sum(t.lost for t in traces)
-    return {
-        "n": n,
-        "blank": len(records) - n,
-        **{
-            name: {
-                "total": sum(getattr(t, name) for t in traces),
-                **mean(np.array([getattr(t, name) for t in traces], float), seed),
-            }
-            for name in COUNTS
-        },
-        "ever_right": wilson(ever, n).as_dict(),
-        "lost": wilson(lost, n).as_dict(),
-        "lost_of_ever_right": wilson(lost, ever).as_dict() if ever else None,
-        "stated": wilson(sum(t.stated[-1] is not None for t in traces), n).as_dict(),
-    }
-
-
-def _more_flips(
-    problems: Sequence[Problem], records: Mapping[Mode, Sequence[Record]], seed: int
-) -> dict[str, Any]:
-    """On less off, over problems with a response that says something in both."""
-    more: dict[str, Any] = {}
-    for reading in READINGS:
-        both = zip(*(_traces(problems, records[mode], reading) for mode in MODES), strict=True)
-        pairs = [(off, on) for off, on in both if off is not None and on is not None]
-        values = {
-            name: np.array([[float(getattr(t, name)) for t in two] for two in pairs])
-            for name in (*COUNTS, "lost")
-        }
-        values["ever_right"] = np.array([[float(t.first_right is not None) for t in two] for two in pairs])
-        more[reading] = {
-            name: difference(of[:, 1], of[:, 0], seed) if pairs else None for name, of in values.items()
-        }
-    return more
-
-
-def _examples(problems: Sequence[Problem], records: Mapping[Mode, Sequence[Record]]) -> list[dict[str, Any]]:
+def _examples(
+    problems: Sequence[Problem],
+    records: Mapping[Mode, Sequence[Record]],
+    read: Mapping[Mode, Sequence[Traces]],
+) -> list[dict[str, Any]]:
     """The first two problems, not a choice."""
     shown = []
     for place, problem in enumerate(problems[:2]):
@@ -244,7 +176,7 @@ def _examples(problems: Sequence[Problem], records: Mapping[Mode, Sequence[Recor
                         "text": said(record),
                         "tokens": record["tokens"],
                         "correct": record["correct"],
-                        "answers": _changes(problem, said(record)),
+                        "answers": _numbers(read[mode][place]),
                     }
                     for mode, record in of.items()
                 },
@@ -253,5 +185,5 @@ def _examples(problems: Sequence[Problem], records: Mapping[Mode, Sequence[Recor
     return shown
 
 
-def _changes(problem: Problem, text: str) -> list[str]:
-    return list(trace(problem, text, "any number").changes) if text.strip() else []
+def _numbers(both: Traces) -> list[str]:
+    return [] if both is None else list(both["any number"].changes)

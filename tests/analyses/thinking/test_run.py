@@ -184,6 +184,10 @@ def test_the_headline_claims_what_its_intervals_allow(thought):
     told = read(thought)
     assert "Thinking changes accuracy" in headline(told)
     assert "not settled" in headline(told)
+    on = told["on_off"]["modes"]["on"]
+    assert f"{on['truncated']['estimate']:.0%} of the responses with thinking were cut off" in headline(told)
+    on["truncated"]["estimate"] = 0.05
+    assert "cut off" not in headline(told)
     change = told["on_off"]["differences"]
     change["accuracy"] = {"estimate": 0.2, "low": 0.1, "high": 0.3}
     assert "Thinking changes" in headline(told)  # McNemar's p is not there yet
