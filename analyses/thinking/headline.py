@@ -22,13 +22,15 @@ def _accuracy(results: Mapping[str, Any]) -> str:
     of = results["on_off"]
     off, on = of["modes"]["off"], of["modes"]["on"]
     change, p = of["differences"]["accuracy"], of["differences"]["mcnemar"]["p"]
-    verb = "changes"
+    with_, without = (f"{mode['accuracy']['estimate']:.0%}" for mode in (on, off))
+    text = f"Accuracy is {with_} with thinking and {without} without"
     if sure := excludes_zero(change) and p < 0.05:
-        verb = "raises" if change["estimate"] > 0 else "lowers"
-    text = (
-        f"Thinking {verb} accuracy from {off['accuracy']['estimate']:.0%} to "
-        f"{on['accuracy']['estimate']:.0%} ({_points(change)}, n = {off['n']}, McNemar p = {p:.2g}) at "
-        f"{on['tokens']['estimate']:.0f} tokens instead of {off['tokens']['estimate']:.0f}."
+        text = (
+            f"Thinking {'raises' if change['estimate'] > 0 else 'lowers'} accuracy from {without} to {with_}"
+        )
+    text += (
+        f" ({_points(change)}, n = {off['n']}, McNemar p = {p:.2g}) at {on['tokens']['estimate']:.0f} tokens "
+        f"instead of {off['tokens']['estimate']:.0f}."
     )
     if (cut := on["truncated"]["estimate"]) > MANY:
         text += f" {cut:.0%} of the responses with thinking were cut off."
