@@ -16,6 +16,7 @@ from analyses.configs import (
     SaeFeaturesConfig,
     SaeTrainConfig,
     SteerConfig,
+    ThinkingConfig,
     VectorConfig,
     VerbosityConfig,
 )
@@ -30,6 +31,7 @@ SUMMARY = """Find out what post-training added to a language model, and what was
   unlatch mode          is there a feature that switches reasoning on, set for one step?
   unlatch elicit        which keys open a model's problems, at what cost, and which does none?
   unlatch passk         does training reach what many samples of the base do not?
+  unlatch thinking      what does thinking before an answer change?
   unlatch vector        a steering vector for any model and concept, with its reliability
   unlatch steer         a prompt answered plain and steered, side by side
   unlatch replay        a run again, from its config
@@ -162,6 +164,20 @@ def passk(
     return run(config, place.out, device=place.device, ray=place.ray)
 
 
+def thinking(
+    place: Annotated[Cluster, tyro.conf.arg(name="")],
+    config: Annotated[ThinkingConfig, tyro.conf.arg(name="")],
+) -> Path:
+    """What does thinking before an answer change: right, wrong, and a number that is missing?
+
+    The same problems without and with thinking, at several budgets; what thoughts make of the right
+    answer; and whether the model notices, and asks for, a number that a problem lacks.
+    """
+    from analyses.thinking.run import run
+
+    return run(config, place.out, device=place.device, ray=place.ray)
+
+
 def vector(
     place: Annotated[Place, tyro.conf.arg(name="")], config: Annotated[VectorConfig, tyro.conf.arg(name="")]
 ) -> Path:
@@ -235,6 +251,7 @@ COMMANDS: dict[str, Callable[..., Path | None]] = {
     "mode": mode,
     "elicit": elicit,
     "passk": passk,
+    "thinking": thinking,
     "vector": vector,
     "steer": steer,
     "replay": replay,

@@ -604,6 +604,80 @@ class PasskConfig:
     """Seed of the problems, the samples and the intervals."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ThinkingConfig:
+    """What does thinking before an answer change: right, wrong, and a number that is missing?"""
+
+    model: str = BUNDLED
+    """Hub id, local folder, .gguf file, or the bundled smollm2-135m-instruct."""
+
+    switch: Literal["template", "prompt", "tags"] = "template"
+    """How thinking is turned on: by the chat template; by cot_prompt or direct_prompt; by an open <think>."""
+
+    tasks: str = "word-problems"
+    """Problems: word-problems (built in), a .jsonl, .json or .csv file, or a hub data set id."""
+
+    prompt_field: str | None = None
+    """Field of the task file that holds the prompt; guessed where not given."""
+
+    answer_field: str | None = None
+    """Field of the task file that holds the answer; guessed where not given."""
+
+    direct_prompt: str = "The answer is a single number. Write only that number."
+    """What the switch prompt adds to a problem for thinking off."""
+
+    cot_prompt: str = "Let's think step by step."
+    """What the switch prompt adds to a problem for thinking on."""
+
+    n_problems: int = 100
+    """Problems that are answered without and with thinking."""
+
+    n_budget: int = 50
+    """The first so many of them, answered at every budget."""
+
+    n_gains: int = 60
+    """The first so many of them, whose thoughts are judged by what they make of the right answer."""
+
+    budgets: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)
+    """Budgets of a thought: up to 1 a share of max_new_tokens, above it a number of tokens."""
+
+    extensions: int = 2
+    """How often at most a thought that ends early is made to go on."""
+
+    go_on: str = "\nWait"
+    """What it is made to go on with."""
+
+    n_fit_triples: int = 96
+    """Problems with a number missing that the direction and its layer are chosen on."""
+
+    n_confirm_triples: int = 96
+    """Such problems of other templates, on which probes and the direction are scored; 0 leaves this out."""
+
+    n_asked: int = 24
+    """The first so many of these, on which the direction is injected, and a short thought is made."""
+
+    layers: tuple[int, ...] = ()
+    """Layers that are probed; none given means all."""
+
+    doses: tuple[float, ...] = (-0.2, 0.1, 0.2)
+    """Doses of the direction, as a fraction of the median residual norm."""
+
+    n_random: int = 20
+    """Random directions of the same norm."""
+
+    thought_tokens: int = 32
+    """Tokens of the thought before a reply that asks or states."""
+
+    max_new_tokens: int = 256
+    """Budget of every response, the same with thinking and without."""
+
+    chunk: int = 64
+    """Rows that run, and are written, together."""
+
+    seed: int = 0
+    """Seed of the problems, the controls and the intervals."""
+
+
 DEMO_VERBOSITY = VerbosityConfig(
     pair_answers="own",
     read="steps(1, 9)",

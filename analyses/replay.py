@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from analyses.configs import (
+    ElicitConfig,
     LayersConfig,
     ModeConfig,
     PasskConfig,
     SaeFeaturesConfig,
     SaeTrainConfig,
+    ThinkingConfig,
     VectorConfig,
     VerbosityConfig,
 )
@@ -24,7 +26,9 @@ CONFIGS: dict[str, type[Any]] = {
     "sae-train": SaeTrainConfig,
     "sae-features": SaeFeaturesConfig,
     "mode": ModeConfig,
+    "elicit": ElicitConfig,
     "passk": PasskConfig,
+    "thinking": ThinkingConfig,
     "vector": VectorConfig,
 }
 
@@ -34,7 +38,9 @@ MODULES = {
     "sae-train": "analyses.dictionaries.train",
     "sae-features": "analyses.dictionaries.features",
     "mode": "analyses.dictionaries.mode",
+    "elicit": "analyses.elicit.run",
     "passk": "analyses.passk.run",
+    "thinking": "analyses.thinking.run",
     "vector": "analyses.vector",
 }
 """Where the ``run`` of each command is, imported when it is needed."""

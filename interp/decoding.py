@@ -13,7 +13,8 @@ Paths of one problem share its prefill, and those of many problems run as rows o
 Sources: Wang and Zhou 2024, arXiv:2402.10200, for CoT-decoding; Wang et al. 2023, arXiv:2203.11171, for
 self-consistency; Muennighoff et al. 2025 (s1), arXiv:2501.19393, for budget forcing.
 Differs from the sources: nothing in the first two. Budget forcing works on any text: what a response ends
-with is taken off and a word put in its place to make it go on, and a closing phrase to make it stop.
+with is taken off and a word put in its place to make it go on, and a closing phrase to make it stop; the
+end of a thought is taken off, as in the source, where ``thought_end`` names it.
 """
 
 import re
@@ -321,6 +322,8 @@ def budget_force(
     go_on: str = "\nWait",
     close: str = "\nThe answer is",
     answer_tokens: int = 32,
+    begin: str = "",
+    thought_end: str | None = None,
     edits: Sequence[Edit] = (),
     template: bool = True,
     think: bool | None = None,
@@ -332,8 +335,16 @@ def budget_force(
     place, ``extensions`` times at most. One that is still going then, or was cut, gets ``close``, and
     ``answer_tokens`` more tokens to answer with.
 
+    Args:
+        begin: What every response begins with, such as ``<think>``; part of what comes back, and not of
+            the budget.
+        thought_end: The token that ends a thought, such as ``</think>``. It is then taken off like the end
+            of a turn, the budget is that of the thought, and every thought is closed and answered: write
+            the token into ``close``.
+
     Raises:
-        InputError: for no prompts, a budget below 1, or words that are empty.
+        InputError: for no prompts, a budget below 1, words that are empty, or a ``thought_end`` that is not
+            one token.
     """
     check_prompts(prompts)
     if budget < 1 or extensions < 0 or answer_tokens < 1:
@@ -343,12 +354,16 @@ def budget_force(
         )
     words, closing = _ids(lm, go_on), _ids(lm, close)
     rows = [prompt_row(lm.tokenizer, prompt, template=template, think=think) for prompt in prompts]
-    said: list[tuple[int, ...]] = [()] * len(rows)
+    ends = lm.stop_ids if thought_end is None else lm.stop_ids | {_token(lm, thought_end)}
+    begun = _ids(lm, begin) if begin else ()
+    budget += len(begun)
+    said: list[tuple[int, ...]] = [begun] * len(rows)
     ended = [False] * len(rows)
     going = list(range(len(rows)))
     for round_number in range(extensions + 1):
-        for n, tokens in _rest(lm, rows, said, going, budget, edits, on_tokens).items():
-            ended[n] = bool(tokens) and tokens[-1] in lm.stop_ids and len(said[n]) + len(tokens) <= budget
+        for n, made in _rest(lm, rows, said, going, budget, edits, on_tokens).items():
+            tokens = made[: 1 + next((t for t, token in enumerate(made) if token in ends), len(made))]
+            ended[n] = bool(tokens) and tokens[-1] in ends and len(said[n]) + len(tokens) <= budget
             said[n] = (*said[n], *(tokens[:-1] if ended[n] else tokens))[:budget]
         going = [n for n in going if ended[n] and len(said[n]) + len(words) < budget]
         if not going:
@@ -356,7 +371,7 @@ def budget_force(
         if round_number < extensions:
             for n in going:
                 said[n], ended[n] = (*said[n], *words), False
-    cut = [n for n in range(len(rows)) if not ended[n]]
+    cut = [n for n in range(len(rows)) if thought_end is not None or not ended[n]]
     for n in cut:
         said[n] = (*said[n], *closing)
     if cut:
@@ -380,6 +395,12 @@ def _rest(
     left = budget - min(len(said[n]) for n in numbers)
     made = generate_rows(lm, begun, edits=edits, max_new_tokens=left, on_tokens=on_tokens)
     return {n: one.tokens for n, one in zip(numbers, made, strict=True)}
+
+
+def _token(lm: LanguageModel, text: str) -> int:
+    if len(ids := _ids(lm, text)) != 1:
+        raise InputError(f"{text!r} is {len(ids)} tokens of {lm.name}, and only one token can end a thought.")
+    return ids[0]
 
 
 def _ids(lm: LanguageModel, text: str) -> tuple[int, ...]:

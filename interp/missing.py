@@ -38,7 +38,7 @@ from interp.contrast import contrast
 from interp.controls import random_directions
 from interp.pairs import AskedPair
 from interp.probes import held_out_auroc
-from interp.stats import Interval, mean_interval, paired_bootstrap, permutation_p
+from interp.stats import Interval, mean_interval, paired_bootstrap, permutation_p, permutation_test
 from interp.steering_vector import SteeringVector
 from interp.token_activations import token_activations
 
@@ -110,6 +110,9 @@ class Noticed:
     beyond: Interval
     """The first less the second, on the same resampled groups."""
 
+    p_value: float
+    """Two-sided, of ``beyond``: the two AUROCs exchanged within groups."""
+
 
 def noticed(
     lm: LanguageModel,
@@ -154,6 +157,7 @@ def noticed(
             mean_interval(a, n_resamples=n_resamples, seed=seed),
             mean_interval(b, n_resamples=n_resamples, seed=seed),
             paired_bootstrap(a, b, n_resamples=n_resamples, seed=seed),
+            permutation_test(a, b, paired=True, n_resamples=n_resamples, seed=seed),
         )
     return of
 

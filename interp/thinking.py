@@ -41,13 +41,14 @@ MARKERS: Mapping[MarkerKind, tuple[str, ...]] = {
 }
 """Where two of a kind overlap, the longer one at the first place counts, once."""
 
-_PATTERNS = {
-    kind: re.compile(
-        r"(?<!\w)(?:" + "|".join(map(re.escape, sorted(words, key=len, reverse=True))) + r")(?!\w)",
-        re.IGNORECASE,
-    )
-    for kind, words in MARKERS.items()
-}
+
+def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
+    longest = sorted(words, key=len, reverse=True)
+    spaced = "|".join(re.escape(word).replace(r"\ ", r"\s+") for word in longest)
+    return re.compile(rf"(?<!\w)(?:{spaced})(?!\w)", re.IGNORECASE)
+
+
+_PATTERNS = {kind: _pattern(words) for kind, words in MARKERS.items()}
 
 ReadAnswer = Callable[[str], str | None]
 """The answer that a text states, in one spelling for equal ones; None where it states none."""
@@ -73,8 +74,22 @@ def markers(text: str, n_tokens: int) -> Markers:
     """
     if n_tokens < 1:
         raise InputError(f"n_tokens={n_tokens}: a rate needs a trace of one token or more.")
-    plain = " ".join(text.replace("’", "'").split())
+    plain = text.replace("’", "'")
     return Markers({kind: len(p.findall(plain)) for kind, p in _PATTERNS.items()}, n_tokens)
+
+
+def marked(text: str) -> list[tuple[int, int, MarkerKind]]:
+    """Where the words of ``MARKERS`` stand: the first character, the one after the last, and the kind.
+
+    Of words of two kinds that overlap only the one that begins first is told.
+    """
+    plain = text.replace("’", "'")
+    found = [(m.start(), m.end(), kind) for kind, p in _PATTERNS.items() for m in p.finditer(plain)]
+    spans: list[tuple[int, int, MarkerKind]] = []
+    for start, stop, kind in sorted(found, key=lambda span: (span[0], -span[1])):
+        if not spans or start >= spans[-1][1]:
+            spans.append((start, stop, kind))
+    return spans
 
 
 @dataclass(frozen=True)

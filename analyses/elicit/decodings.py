@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from analyses.tasks import Problem, judge
@@ -25,6 +25,12 @@ class Path:
     truncated: bool
     weight: float = 1.0
     """Of its vote."""
+
+    mean_logprob: float | None = None
+    """Mean log-probability of its tokens in nats, where it was asked for."""
+
+    mean_margin: float | None = None
+    """Mean margin between the two likeliest tokens, over all of its tokens."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,16 @@ class CotDecoding:
             on_tokens=asked.on_tokens,
         )
         return [
-            Reply(tuple(_path(p, path, path.delta) for path in decoded.paths))
+            Reply(
+                tuple(
+                    replace(
+                        _path(p, path, path.delta),
+                        mean_logprob=path.mean_logprob,
+                        mean_margin=path.mean_margin,
+                    )
+                    for path in decoded.paths
+                )
+            )
             for p, decoded in zip(asked.problems, found, strict=True)
         ]
 

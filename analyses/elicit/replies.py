@@ -38,7 +38,14 @@ class Replies:
 
 def _fields(reply: Reply, prompt_tokens: int) -> dict[str, Any]:
     spoken = voted(reply.paths)
-    paths = [{name: x for name, x in asdict(path).items() if name != "text"} for path in reply.paths]
+    paths = [
+        {
+            name: x
+            for name, x in asdict(path).items()
+            if (name != "text" and x is not None) or name == "stated"
+        }
+        for path in reply.paths
+    ]
     return {
         "prompt_tokens": prompt_tokens,
         "paths": paths,

@@ -29,6 +29,7 @@ from analyses.elicit.decodings import FormatCorrected
 from analyses.elicit.families import Families, check_families, families
 from analyses.elicit.key import Key, combined
 from analyses.elicit.keys import COMBINATIONS, KEYS
+from analyses.elicit.margins import margins
 from analyses.elicit.replies import replies
 from analyses.elicit.table import Opened, table
 from analyses.progress import Stage, progress
@@ -174,6 +175,10 @@ def _results(study: Study, names: Sequence[str], device: str | None, ray: str | 
             if key.controls and name in opened
         },
         "tables": tables,
+        "margins": {
+            name: margins(opened[name].paths, seed=config.seed)
+            for name in names if name.split("+")[-1] == "cot-decoding"
+        },
         "examples": _examples(problems, records, opened),
     }  # fmt: skip
     return {**results, "headline": headline(results)}

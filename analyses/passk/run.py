@@ -16,7 +16,6 @@ allow one; a guessing floor; other draws of the base may choose the problems tha
 """
 
 import gc
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +30,7 @@ from analyses.passk.samples import Trace, traces
 from analyses.progress import Stage, progress
 from analyses.reports.passk import write_report
 from analyses.run_folder import RunFolder, described, environment
-from analyses.tasks import Problem, load_problems
+from analyses.tasks import Problem, checked, load_problems
 from analyses.workers import LocalWorker, RayWorkers, Workers
 from hooks import Add, LanguageModel, load
 from hooks.errors import InputError
@@ -162,11 +161,7 @@ def _check(config: PasskConfig) -> None:
 
 
 def _problems(config: PasskConfig, source: str) -> list[Problem]:
-    problems = load_problems(source, n=config.n_problems, seed=config.seed)
-    (same, times), *_ = Counter(problem.id for problem in problems).most_common(1)
-    if times > 1:
-        raise InputError(f"{source} has {times} problems of the id {same!r}; give each an id of its own.")
-    return problems
+    return list(checked(load_problems(source, n=config.n_problems, seed=config.seed)))
 
 
 def _second(config: PasskConfig) -> Setting | None:

@@ -232,6 +232,36 @@ def test_without_extensions_a_response_that_ends_in_time_is_left_as_it_is(llama,
     assert made[1].endswith(" =7")
 
 
+def test_a_thought_that_is_closed_early_goes_on_and_every_thought_is_answered(llama, scripted):
+    """What is said after the thought is dropped; the budget is of the thought, not of its beginning."""
+    calls = scripted([("the inn</think>12", True)], [("a thing", True)], [("7", True)])
+    made = budget_force(
+        llama, PROMPTS[:1], budget=60, extensions=1, go_on=" and", close="</think> so ",
+        begin="<think>", thought_end="</think>",
+    )  # fmt: skip
+    assert made == ["the inn anda thing so 7"]  # tags are special tokens here, and no text
+    prompt = prompt_row(llama.tokenizer, PROMPTS[0]).tokens
+    assert calls[0][0] == (*prompt, *llama.tokenizer("<think>", add_special_tokens=False).input_ids)
+    assert (
+        calls[2][0][-5:] == tuple(llama.tokenizer("g</think> so ", add_special_tokens=False).input_ids)[-5:]
+    )
+
+
+def test_a_thought_is_cut_at_its_budget_and_closed(llama, scripted):
+    calls = scripted(
+        [("the inn</think>12", True), ("a thing that goes on", False)], [("7", True), ("8", True)]
+    )
+    made = budget_force(llama, PROMPTS[:2], budget=6, close=" so ", begin="<think>", thought_end="</think>")
+    six = llama.tokenizer("a thing that goes on", add_special_tokens=False).input_ids[:6]
+    assert made == ["the inn so 7", f"{llama.tokenizer.decode(six)} so 8"]
+    assert len(calls) == 2
+
+
+def test_the_end_of_a_thought_is_one_token(llama):
+    with pytest.raises(InputError, match=r"'</thought>' is \d+ tokens of tiny-llama"):
+        budget_force(llama, PROMPTS, budget=4, thought_end="</thought>")
+
+
 def test_what_cannot_be_decoded_so_is_refused(llama):
     with pytest.raises(InputError, match="one or more prompts"):
         cot_decode(llama, [])

@@ -128,6 +128,7 @@ def test_a_clause_of_its_own_letters_is_missed_more_than_one_that_is_like_the_re
     for layer in found.values():
         assert layer.missing.low > 0.95
         assert layer.beyond.low > 0.05
+        assert layer.p_value < 0.01
         assert layer.beyond.estimate == pytest.approx(layer.missing.estimate - layer.irrelevant.estimate)
         assert layer.missing.n == 40
 
@@ -135,6 +136,7 @@ def test_a_clause_of_its_own_letters_is_missed_more_than_one_that_is_like_the_re
 def test_where_both_clauses_are_like_the_rest_missing_is_not_beyond_its_null(bag):
     found = noticed(bag, triples(40, needed=OTHERS), layers=[2], n_resamples=500)
     assert not found[2].beyond.excludes_zero
+    assert found[2].p_value > 0.05
 
 
 def test_triples_of_one_group_are_one_observation(bag):

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from hooks.errors import InputError
-from interp.thinking import MARKERS, answer_trace, markers
+from interp.thinking import MARKERS, answer_trace, marked, markers
 
 
 def last_number(text):
@@ -23,6 +23,18 @@ def test_markers_are_what_a_count_by_hand_gives():
 @pytest.mark.parametrize("text", ["", "The waiter rewaited.", "unconfirmed mights", "twelve and two are 14"])
 def test_parts_of_words_are_no_markers(text):
     assert not any(markers(text, 10).counts.values())
+
+
+def test_marked_places_are_the_words_that_are_counted():
+    text = "Wait, maybe it is 4. Let me  check: I think\nso. Hmm, that’s wrong. Try again, another way."
+    places = [(text[start:stop], kind) for start, stop, kind in marked(text)]
+    assert places == [
+        ("Wait", "backtracking"), ("maybe", "hedge"), ("Let me  check", "verification"),
+        ("I think", "hedge"), ("Hmm", "backtracking"), ("that’s wrong", "backtracking"),
+        ("Try again", "restart"), ("another way", "restart"),
+    ]  # fmt: skip
+    counts = markers(text, 1).counts
+    assert counts == {kind: sum(k == kind for _, k in places) for kind in MARKERS}
 
 
 def test_a_word_is_of_one_kind_and_every_word_is_found_once():
