@@ -86,7 +86,7 @@ def _pooled(
 
 
 def _chosen(replies: Sequence[Sequence[Path]], seed: int) -> Mapping[str, Any]:
-    """The share of problems that is solved by the first path, the surest, the vote, any, and one of chance."""
+    """The share of problems solved by the first path, the surest, the vote, any, and one of chance."""
     n = len(replies)
 
     def share(solved: Sequence[bool]) -> dict[str, Any]:
