@@ -13,6 +13,9 @@ from analyses.workers import Progress, Workers
 from hooks import LanguageModel
 from hooks.chat import prompt_row
 
+OPTIONAL = ("mean_logprob", "mean_margin")
+"""Fields of a path that its record has only where they were asked for."""
+
 
 @dataclass(frozen=True)
 class Replies:
@@ -39,11 +42,7 @@ class Replies:
 def _fields(reply: Reply, prompt_tokens: int) -> dict[str, Any]:
     spoken = voted(reply.paths)
     paths = [
-        {
-            name: x
-            for name, x in asdict(path).items()
-            if (name != "text" and x is not None) or name == "stated"
-        }
+        {k: x for k, x in asdict(path).items() if k != "text" and not (k in OPTIONAL and x is None)}
         for path in reply.paths
     ]
     return {

@@ -15,6 +15,7 @@ from analyses.elicit.decodings import Forced, FormatCorrected, Greedy, voted
 from analyses.elicit.decodings import Path as ReplyPath
 from analyses.elicit.key import Key, Suffix
 from analyses.elicit.keys import KEYS
+from analyses.elicit.margins import margins
 from analyses.elicit.table import Opened, table
 from analyses.tasks import Problem
 from hooks import load
@@ -324,3 +325,47 @@ def test_the_headline_names_gains_only_where_they_hold():
     assert "Gains that hold over all keys together: strong." in run.headline(told)
     told["tables"] = {"here": made_table(plain=planted["plain"], weak=planted["weak"])}
     assert "No key's gain holds" in run.headline(told)
+
+
+# Margins
+
+
+def decoded(correct: Sequence[int], delta: Sequence[float], logprob: Sequence[float]) -> list[ReplyPath]:
+    return [
+        replace(path(str(place), bool(c), d), mean_logprob=p, mean_margin=0.5)
+        for place, (c, d, p) in enumerate(zip(correct, delta, logprob, strict=True))
+    ]
+
+
+def test_a_planted_margin_tells_right_paths_and_a_planted_logprob_does_not():
+    rng = np.random.default_rng(0)
+    replies = []
+    for _ in range(40):
+        right = rng.random(6) < 0.4
+        delta = np.where(right, rng.uniform(0.5, 1, 6), rng.uniform(0, 0.5, 6))
+        replies.append(decoded(right, delta, rng.normal(size=6)))
+    told = margins(replies)
+    assert told["paths"] == 240
+    assert told["pooled"]["delta"]["estimate"] == 1.0
+    assert told["within"]["delta"]["estimate"] == 1.0
+    assert told["pooled"]["margin"]["estimate"] == 0.5
+    for name in ("logprob", "random"):
+        assert told["pooled"][name]["low"] < 0.5 < told["pooled"][name]["high"]
+    assert told["chosen"]["largest delta"]["estimate"] == told["chosen"]["any path"]["estimate"]
+    assert told["chosen"]["greedy"]["estimate"] == np.mean([of[0].correct for of in replies])
+
+
+def test_a_score_that_only_tells_problems_apart_does_not_within_them():
+    easy = [decoded([1, 1, 0], [0.9] * 3, [0.0] * 3) for _ in range(20)]
+    hard = [decoded([0, 0, 1], [0.1] * 3, [0.0] * 3) for _ in range(20)]
+    told = margins(easy + hard)
+    assert told["pooled"]["delta"]["estimate"] == pytest.approx(2 / 3)
+    assert told["within"]["delta"]["estimate"] == 0.5
+    assert told["mixed"] == 40
+
+
+def test_where_no_path_is_right_there_is_no_auroc():
+    told = margins([decoded([0, 0], [0.2, 0.1], [0.0, 0.0])] * 3)
+    assert told["pooled"]["delta"] is None
+    assert told["within"]["delta"] is None
+    assert told["chosen"]["any path"]["estimate"] == 0.0
