@@ -11,6 +11,9 @@ from analyses.reports.page import bars, fill
 from hooks.files import write_text
 
 COLOURS = {"base": "#2f7ed8", "reference": "#d9822b", "tuned": "#8e44ad"}
+PLACES = ("top center", "bottom right", "top left", "bottom left", "top right", "bottom center")
+"""Of the names in turn, so that those of keys that cost the same can be read."""
+
 CLOSED, OPEN = "rgba(128,136,144,0.18)", "#2f7ed8"
 
 
@@ -33,7 +36,7 @@ def render(results: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
 def _cost(table: Mapping[str, Any], reference: str) -> go.Figure:
     """Accuracy against tokens a problem, a point a key."""
     figure = go.Figure()
-    for name, row in table["keys"].items():
+    for place, (name, row) in enumerate(table["keys"].items()):
         role = "tuned" if name.split("+")[0] == "tuned" else "reference" if name == reference else "base"
         figure.add_scatter(
             x=[row["tokens"]["estimate"]],
@@ -41,7 +44,7 @@ def _cost(table: Mapping[str, Any], reference: str) -> go.Figure:
             error_y=bars([row["accuracy"]]),
             mode="markers+text",
             text=[name],
-            textposition="top center",
+            textposition=PLACES[place % len(PLACES)],
             marker={"size": 9, "color": COLOURS[role]},
             showlegend=False,
         )
