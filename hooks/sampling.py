@@ -45,7 +45,7 @@ class Sampling:
         if self.temperature == 0:
             return logits.argmax(-1)
         d_vocab = logits.shape[-1]
-        top, order = logits.topk(min(LIKELY, d_vocab) if self.top_p < 1 else d_vocab, dim=-1)
+        top, order = logits.topk(min(LIKELY, d_vocab), dim=-1)
         apart = (logits.float() - top[:, :1].float()) / self.temperature
         total = apart.exp_().sum(-1, keepdim=True, dtype=torch.float64)
         chosen, short = self._drawn(top, order, total, uniform)
@@ -61,11 +61,13 @@ class Sampling:
         total: Float[Tensor, "batch 1"],
         uniform: Float[Tensor, " batch"],
     ) -> tuple[Int[Tensor, " batch"], Bool[Tensor, " batch"]]:
-        """The token of each row, from its likeliest in order; and where the nucleus goes on past them."""
+        """The token of each row, from its likeliest in order; and where it may lie past them."""
         p = ((top.double() - top[:, :1].double()) / self.temperature).exp() / total
         before = p.cumsum(-1) - p
-        short = ~(before[:, -1] + p[:, -1] >= self.top_p)
+        held = before[:, -1] + p[:, -1]
+        short = ~(held > uniform) if self.top_p == 1 else ~(held >= self.top_p)
         p = p.masked_fill(before >= self.top_p, 0)  # the token that crosses top_p stays in
         cumulative = p.cumsum(-1)
-        at = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
+        nucleus = torch.ones_like(total) if self.top_p == 1 else cumulative[:, -1:]
+        at = torch.searchsorted(cumulative, uniform[:, None] * nucleus, right=True)
         return order.gather(-1, at.clamp(max=top.shape[-1] - 1))[:, 0], short

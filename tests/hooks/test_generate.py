@@ -459,17 +459,21 @@ def test_a_nucleus_holds_the_likeliest_tokens_up_to_top_p(logits, temperature, t
         assert share == pytest.approx(nucleus.get(token, 0.0), abs=1.01 / 400 + 1e-9)
 
 
+@pytest.mark.parametrize("top_p", [0.9, 1.0])
 @pytest.mark.parametrize("likely", [1, 3, 7])
-def test_a_nucleus_that_goes_on_past_the_tokens_put_in_order_is_the_same(likely, monkeypatch):
-    """Rows with a nucleus of 1 to 20 tokens, in one batch."""
+def test_a_nucleus_that_goes_on_past_the_tokens_put_in_order_is_the_same(likely, top_p, monkeypatch):
+    """Rows with a nucleus of 1 to 20 tokens, in one batch; or of all tokens."""
     generator = torch.Generator().manual_seed(0)
     spread = torch.linspace(0.1, 8, 24)[:, None]
     logits = spread * torch.randn(24, 30, generator=generator)
     uniform = torch.rand(24, generator=generator, dtype=torch.float64)
-    sampling = Sampling(1.3, 0.9)
-    sizes = [len(slow_nucleus(line.double().tolist(), 1.3, 0.9)) for line in logits]
-    assert min(sizes) <= likely < max(sizes)
+    sampling = Sampling(1.3, top_p)
+    sizes = [len(slow_nucleus(line.double().tolist(), 1.3, top_p)) for line in logits]
+    assert likely < max(sizes)
     whole = sampling.choose(logits, uniform)
+    for line, token, u in zip(logits, whole.tolist(), uniform.tolist(), strict=True):
+        nucleus = slow_nucleus(line.double().tolist(), 1.3, top_p)
+        assert token == where_it_ends(nucleus, u)
     monkeypatch.setattr("hooks.sampling.LIKELY", likely)
     assert sampling.choose(logits, uniform).tolist() == whole.tolist()
 
