@@ -35,7 +35,8 @@ def check_families(config: ElicitConfig) -> None:
         InputError: if a source cannot be read, cannot tell a right answer, or has too few problems.
     """
     for source in config.tasks:
-        _split(config, rungs_of(source)[0] if config.find_rung else source, set())
+        parts = _split(config, rungs_of(source)[0] if config.find_rung else source, set())
+        checked([problem for of_split in parts.values() for problem in of_split])
 
 
 def families(config: ElicitConfig, solve: Solve) -> Families:
@@ -68,7 +69,7 @@ def families(config: ElicitConfig, solve: Solve) -> Families:
 def _split(config: ElicitConfig, source: str, seen: set[str]) -> dict[str, list[Problem]]:
     """The problems of one source in their splits, less those whose prompts were seen."""
     wanted = {"fit": config.n_fit, "select": config.n_select, "confirm": config.n_confirm}
-    problems = [p for p in checked(load_problems(source, seed=config.seed)) if p.prompt not in seen]
+    problems = [p for p in load_problems(source, seed=config.seed) if p.prompt not in seen]
     parts: dict[str, list[Problem]] = {}
     for name, of_split in by_split(problems).items():
         if not 1 <= wanted[name] <= len(of_split):
