@@ -373,7 +373,8 @@ def _candidates(study: Study, rankings: Mapping[str, Ranking], activity: Activit
     for name, ranking in rankings.items():
         n = study.config.n_candidates
         for latent in ranking.top(n if name == "differential" else max(1, n // 3), alive):
-            proposed.setdefault(latent, []).append(name)
+            if ranking.score[latent] > 0:  # of a score that no latent has, the first is no candidate
+                proposed.setdefault(latent, []).append(name)
     return proposed
 
 
