@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from sklearn.metrics import roc_auc_score
+from scipy.stats import rankdata
 
 from analyses.elicit.decodings import Path, voted
 from interp.stats import mean_interval, wilson
@@ -51,7 +51,7 @@ def margins(replies: Sequence[Sequence[Path]], *, seed: int = 0) -> dict[str, An
         "pooled": {name: _pooled(right, of, seed) for name, of in scores.items()},
         "within": {
             name: mean_interval(
-                np.array([roc_auc_score(right[place], of[place]) for place in mixed]), seed=seed
+                np.array([_auroc(right[place], of[place]) for place in mixed]), seed=seed
             ).as_dict()
             if mixed
             else None
@@ -74,15 +74,21 @@ def _pooled(
         pick = rng.integers(0, len(right), len(right))
         truth = np.concatenate([right[i] for i in pick])
         if truth.any() and not truth.all():
-            drawn.append(roc_auc_score(truth, np.concatenate([score[i] for i in pick])))
+            drawn.append(_auroc(truth, np.concatenate([score[i] for i in pick])))
     low, high = np.quantile(drawn, [0.025, 0.975])
     return {
-        "estimate": float(roc_auc_score(everyone, np.concatenate(score))),
+        "estimate": float(_auroc(everyone, np.concatenate(score))),
         "low": float(low),
         "high": float(high),
         "n": len(right),
         "level": 0.95,
     }
+
+
+def _auroc(right: Bool[np.ndarray, " path"], score: Float[np.ndarray, " path"]) -> float:
+    """The share of pairs of a right path and a wrong one in which the right one is higher; ties count half."""
+    n = int(right.sum())
+    return float((rankdata(score)[right].sum() - n * (n + 1) / 2) / (n * (len(right) - n)))
 
 
 def _chosen(replies: Sequence[Sequence[Path]], seed: int) -> Mapping[str, Any]:
