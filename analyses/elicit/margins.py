@@ -86,7 +86,7 @@ def _pooled(
 
 
 def _auroc(right: Bool[np.ndarray, " path"], score: Float[np.ndarray, " path"]) -> float:
-    """The share of pairs of a right path and a wrong one in which the right one is higher; ties count half."""
+    """The share of pairs, a right path and a wrong one, where the right one is higher; ties count half."""
     n = int(right.sum())
     return float((rankdata(score)[right].sum() - n * (n + 1) / 2) / (n * (len(right) - n)))
 
