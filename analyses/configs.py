@@ -21,7 +21,7 @@ class VerbosityConfig:
     """Hub id, local folder, .gguf file, or the bundled smollm2-135m-instruct."""
 
     tasks: str = "word-problems"
-    """Problems: word-problems (built in), a .jsonl, .json or .csv file, or a hub data set id."""
+    """Problems: word-problems (built in), gym:NAME, a .jsonl, .json or .csv file, or a hub data set id."""
 
     prompt_field: str | None = None
     """Field of the task file that holds the prompt; guessed where not given."""
@@ -378,7 +378,7 @@ class ModeConfig:
     """Allow a dictionary that was trained on another model of the same width."""
 
     tasks: str = "word-problems"
-    """Problems: word-problems (built in), a .jsonl, .json or .csv file, or a hub data set id."""
+    """Problems: word-problems (built in), gym:NAME, a .jsonl, .json or .csv file, or a hub data set id."""
 
     prompt_field: str | None = None
     """Field of the task file that holds the prompt; guessed where not given."""
@@ -615,7 +615,7 @@ class ThinkingConfig:
     """How thinking is turned on: by the chat template; by cot_prompt or direct_prompt; by an open <think>."""
 
     tasks: str = "word-problems"
-    """Problems: word-problems (built in), a .jsonl, .json or .csv file, or a hub data set id."""
+    """Problems: word-problems (built in), gym:NAME, a .jsonl, .json or .csv file, or a hub data set id."""
 
     prompt_field: str | None = None
     """Field of the task file that holds the prompt; guessed where not given."""
