@@ -28,7 +28,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 import torch
 
-from analyses.dictionaries.steps import shows_step
+from analyses.steps import shows_step
 from analyses.tasks import word_problems
 from hooks import generate, load
 from hooks.chat import prompt_row, response_row

@@ -36,10 +36,10 @@ from analyses.configs import ModeConfig
 from analyses.dictionaries.chosen import chosen_dictionary, folder_of
 from analyses.dictionaries.corpus import TEXT, up_to
 from analyses.dictionaries.first_step import at_first_step
-from analyses.dictionaries.steps import at_equal_length, shows_step
 from analyses.progress import Stage, progress
 from analyses.reports.mode import write_report
 from analyses.run_folder import RunFolder, described, environment
+from analyses.steps import at_equal_length, shows_step
 from analyses.tasks import Problem, load_problems
 from analyses.tasks.problem import Split, by_split
 from analyses.workers import LocalWorker, RayWorkers, Workers

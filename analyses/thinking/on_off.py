@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from analyses.answers import Scores, repetition
-from analyses.dictionaries.steps import at_equal_length
 from analyses.run_folder import Record
+from analyses.steps import at_equal_length
 from analyses.tasks import Problem, judge
 from analyses.thinking.flips import READINGS, Traces, flips, more_flips, traces
 from analyses.thinking.study import Study, Work, difference, known, mean

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from analyses.dictionaries import mode
-from analyses.dictionaries.steps import at_equal_length, shows_step
+from analyses.steps import at_equal_length, shows_step
 from hooks.errors import InputError, VectorError
 
 
