@@ -451,7 +451,7 @@ class ElicitConfig:
     tuned: str | None = None
     """The tuned model, to which the gap is measured."""
 
-    tasks: tuple[str, ...] = ("word-problems", "gym:chain_sum")
+    tasks: tuple[str, ...] = ("word-problems",)
     """Families of problems, each a source: word-problems, gym:NAME, block-stacking, a file, a hub id."""
 
     find_rung: bool = True
