@@ -34,6 +34,8 @@ SUMMARY = """Find out what post-training added to a language model, and what was
   unlatch thinking      what does thinking before an answer change?
   unlatch vector        a steering vector for any model and concept, with its reliability
   unlatch steer         a prompt answered plain and steered, side by side
+  unlatch export        a steering vector as a control vector of llama.cpp
+  unlatch gguf-lint     what makes llama.cpp refuse or misplace a control vector, and its repair
   unlatch replay        a run again, from its config
   unlatch verify        does a model say the same however it is run? for one that you do not know
 
@@ -205,6 +207,47 @@ def steer(
     show(steer(config, prompt, device=device), Console())
 
 
+def export(
+    vector: Annotated[Path, tyro.conf.Positional],
+    out: Path,
+    to: Literal["gguf"] = "gguf",
+    layer: int | None = None,
+    dose: float | None = None,
+) -> Path:
+    """A steering vector as a file that another program reads, with the dose baked in.
+
+    Args:
+        vector: A steering vector's .safetensors file.
+        out: The file to write.
+        to: gguf is a control vector of llama.cpp, which adds it at every position.
+        layer: Default: recommended.
+        dose: Fraction of the median residual norm that strength 1 adds; default: recommended.
+    """
+    from interp.control_vectors import export_control_vector
+    from interp.steering_vector import SteeringVector
+
+    exports = {"gguf": export_control_vector}
+    return exports[to](SteeringVector.load(vector), out, layer=layer, dose=dose)
+
+
+def gguf_lint(file: Annotated[Path, tyro.conf.Positional], fix: Path | None = None) -> Path | None:
+    """What makes llama.cpp refuse a control vector, or misplace it? Exits 2 where it would refuse.
+
+    Args:
+        file: A .gguf control vector, whoever wrote it.
+        fix: Write what can be kept to this file, which llama.cpp reads.
+    """
+    from hooks.errors import VectorError
+    from interp.control_vectors import lint, repair
+
+    findings = lint(file) if fix is None else repair(file, fix)
+    for finding in findings:
+        print(finding.what, f"({finding.repair})" if fix and finding.repair else "", file=sys.stderr)
+    if fix is None and any(finding.refused for finding in findings):
+        raise VectorError(f"llama.cpp would refuse {file}. --fix OUT writes what can be kept.")
+    return fix
+
+
 def replay(
     run: Annotated[Path, tyro.conf.Positional], place: Annotated[Cluster, tyro.conf.arg(name="")]
 ) -> Path:
@@ -254,6 +297,8 @@ COMMANDS: dict[str, Callable[..., Path | None]] = {
     "thinking": thinking,
     "vector": vector,
     "steer": steer,
+    "export": export,
+    "gguf-lint": gguf_lint,
     "replay": replay,
     "verify": verify,
 }
