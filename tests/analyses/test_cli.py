@@ -148,6 +148,7 @@ def test_ctrl_c_exits_130_with_a_folder_that_goes_on(folder: Path, tmp_path: Pat
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `&` has it ignored
     )
     while run.poll() is None and not (out / "records.jsonl").exists():
         time.sleep(0.1)
