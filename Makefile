@@ -22,7 +22,7 @@ demo: .venv/.runtime ## Run the main jobs on the bundled model and print where t
 	echo "Reports: $$out/verbosity/report.html $$out/layers/report.html"
 
 test: .venv/.ready ## Run the tests; ARGS="-k lens -x" goes to pytest
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider -n auto --durations=10 $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider -n auto --dist worksteal --durations=10 $(ARGS)
 
 check: static test ## What must pass before a change lands: static, then test
 
