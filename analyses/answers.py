@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from analyses.progress import Stage
 from analyses.run_folder import Record, RunFolder
 from analyses.tasks import Problem, judge
+from analyses.work import Work, record
 from analyses.workers import Progress, Workers
 from hooks.edits import Edit
 from hooks.generate import generate
@@ -149,19 +150,19 @@ def answers(
         for problem in problems
         for condition in conditions
     ]
-    parts = run.missing(work, chunk=chunk)
-    tasks = [
-        Answers(
-            tuple(by_name[name] for name, _ in part),
-            tuple(by_id[item] for _, item in part),
-            max_new_tokens,
-            think,
+    todo: list[Work] = [
+        (
+            part,
+            Answers(
+                tuple(by_name[name] for name, _ in part),
+                tuple(by_id[item] for _, item in part),
+                max_new_tokens,
+                think,
+            ),
         )
-        for part in parts
+        for part in run.missing(work, chunk=chunk)
     ]
-    for place, fields in workers.map(tasks, stage.tokens):
-        run.add(parts[place], fields)
-        stage.rows(len(parts[place]))
+    record(todo, workers, run, stage)
     return [
         {c.name: Scores.of([run.get(c.name, problem.id) for problem in problems]) for c in conditions}
         for conditions, problems in blocks

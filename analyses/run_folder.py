@@ -14,6 +14,7 @@ whole on disk is run again as a whole: the same rows always share a batch.
 """
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -103,6 +104,10 @@ class RunFolder:
         """The record of one item under one condition."""
         return self._records[condition, item]
 
+    def fields(self, condition: str, item: str) -> dict[str, Any]:
+        """What is recorded of one item under one condition, without these."""
+        return {k: x for k, x in self.get(condition, item).items() if k not in ("condition", "item")}
+
     def missing(self, work: Sequence[Key], *, chunk: int) -> list[Sequence[Key]]:
         """The chunks of ``work`` that are not whole on disk. How it is cut depends on ``work`` alone."""
         parts = [work[start : start + chunk] for start in range(0, len(work), chunk)]
@@ -162,6 +167,11 @@ def _status(path: Path, wanted: Mapping[str, Any]) -> Status:
             "yourself; `unlatch replay` runs its own settings again."
         )
     return "complete" if (path / "results.json").exists() else "resumed"
+
+
+def known(value: float) -> float | None:
+    """The number, or None for NaN, which is no JSON."""
+    return None if math.isnan(value) else float(value)
 
 
 def described(lm: LanguageModel) -> dict[str, Any]:

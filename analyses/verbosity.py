@@ -32,6 +32,7 @@ from analyses.progress import Stage, progress
 from analyses.reports.verbosity import write_report
 from analyses.run_folder import RunFolder, described, environment
 from analyses.tasks import Problem, load_problems, split_of
+from analyses.wording import points
 from analyses.workers import LocalWorker, RayWorkers, Workers
 from hooks import LanguageModel, load
 from hooks.chat import prompt_row, response_row
@@ -528,7 +529,7 @@ def headline(results: Mapping[str, Any]) -> str:
     n, where = vector["n"], f"layer {results['layers']['chosen']}, dose {results['doses']['chosen']:g}"
     asked = (
         f"the prompt “{results['brief_prompt']}” changes tokens by {_percent(prompt['tokens_change'])} and "
-        f"accuracy by {_points(prompt['accuracy_difference'])}"
+        f"accuracy by {points(prompt['accuracy_difference'], digits=1)}"
     )
     if not results["sign_test"]["passed"]:
         test = results["sign_test"]
@@ -539,7 +540,7 @@ def headline(results: Mapping[str, Any]) -> str:
         )
     steered = (
         f"At {where} the vector changes response tokens by {_percent(vector['tokens_change'])} and "
-        f"accuracy by {_points(vector['accuracy_difference'])} (n = {n})"
+        f"accuracy by {points(vector['accuracy_difference'], digits=1)} (n = {n})"
     )
     wins = (
         prompt["tokens"]["estimate"] <= vector["tokens"]["estimate"]
@@ -552,8 +553,3 @@ def headline(results: Mapping[str, Any]) -> str:
 
 def _percent(interval: Mapping[str, Any]) -> str:
     return f"{interval['estimate']:+.0%} [{interval['low']:+.0%}, {interval['high']:+.0%}]"
-
-
-def _points(interval: Mapping[str, Any]) -> str:
-    low, high = 100 * interval["low"], 100 * interval["high"]
-    return f"{100 * interval['estimate']:+.1f} points [{low:+.1f}, {high:+.1f}]"

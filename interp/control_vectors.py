@@ -128,12 +128,7 @@ def repair(path: str | Path, out: str | Path) -> list[Finding]:
         VectorError: if no direction is left.
     """
     file = _opened(Path(path))
-    kept: dict[int, Tensor] = {}
-    for tensor in file.tensors:
-        match = NAME.fullmatch(tensor.name)
-        values = _numbers(tensor)
-        if match and int(match[1]) >= 1 and values is not None:
-            kept[int(match[1])] = torch.from_numpy(values)
+    kept = dict(_usable(file))
     widths = {len(direction) for direction in kept.values()}
     if len(widths) != 1:
         raise VectorError(
@@ -189,7 +184,6 @@ def _opened(path: Path) -> GGUFReader:
 
 def _findings(file: GGUFReader) -> list[Finding]:
     found = []
-    widths = set()
     for tensor in file.tensors:
         match, values = NAME.fullmatch(tensor.name), _numbers(tensor)
         if match is None:
@@ -209,7 +203,6 @@ def _findings(file: GGUFReader) -> list[Finding]:
                 )
             )
             continue
-        widths.add(len(values))
         if tensor.tensor_type.name != "F32" or len(tensor.shape) != 1:
             found.append(
                 Finding(
@@ -219,6 +212,7 @@ def _findings(file: GGUFReader) -> list[Finding]:
                     True,
                 )
             )
+    widths = {len(direction) for _, direction in _usable(file)}
     if len(widths) > 1:
         found.append(Finding(f"Its directions have the widths {sorted(widths)}.", None, True))
     if not widths:
@@ -235,6 +229,16 @@ def _findings(file: GGUFReader) -> list[Finding]:
             )
         )
     return found
+
+
+def _usable(file: GGUFReader) -> list[tuple[int, Tensor]]:
+    """What can be kept of a file: the directions of blocks from 1 that are numbers of one dimension."""
+    named = ((NAME.fullmatch(tensor.name), _numbers(tensor)) for tensor in file.tensors)
+    return [
+        (int(match[1]), torch.from_numpy(values))
+        for match, values in named
+        if match is not None and int(match[1]) >= 1 and values is not None
+    ]
 
 
 def _numbers(tensor: Any) -> Float[np.ndarray, " d_model"] | None:

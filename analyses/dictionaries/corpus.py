@@ -26,6 +26,7 @@ from analyses.run_folder import RunFolder
 from analyses.tasks.generated import BUILT_IN
 from analyses.tasks.sources import hub_rows, is_hub_id, json_lines
 from analyses.tasks.word_problems import word_problems
+from analyses.work import Work, record
 from analyses.workers import Progress, Workers
 from hooks.chat import render, response_row
 from hooks.errors import InputError
@@ -269,11 +270,11 @@ def own_conversations(
 ) -> list[Row]:
     """Conversations that a chat model has with itself, as rows; what is on disk is not made again."""
     work = [(OWN, str(number)) for number in range(n)]
-    parts = run.missing(work, chunk=chunk)
-    tasks = [Conversations(tuple(int(i) for _, i in part), max_new_tokens, seed) for part in parts]
-    for place, fields in workers.map(tasks, stage.tokens):
-        run.add(parts[place], fields)
-        stage.rows(len(parts[place]))
+    todo: list[Work] = [
+        (part, Conversations(tuple(int(i) for _, i in part), max_new_tokens, seed))
+        for part in run.missing(work, chunk=chunk)
+    ]
+    record(todo, workers, run, stage)
     records = [run.get(*key) for key in work]
     return [response_row(lm.tokenizer, r["question"], r["text"]) for r in records if r["text"].strip()]
 

@@ -21,6 +21,5 @@ def at_first_step(
     Args:
         suffix: Added to each problem after a blank line; nothing is where it is empty.
     """
-    texts = [f"{p.prompt}\n\n{suffix}" if suffix else p.prompt for p in problems]
-    rows = [prompt_row(lm.tokenizer, text, think=think) for text in texts]
+    rows = [prompt_row(lm.tokenizer, problem.asked(suffix), think=think) for problem in problems]
     return torch.from_numpy(token_activations(lm, rows, [site])[0]).to(lm.device)

@@ -42,6 +42,7 @@ from analyses.run_folder import RunFolder, described, environment
 from analyses.steps import at_equal_length, shows_step
 from analyses.tasks import Problem, load_problems
 from analyses.tasks.problem import Split, by_split
+from analyses.wording import points
 from analyses.workers import LocalWorker, RayWorkers, Workers
 from hooks import Add, LanguageModel, load
 from hooks.chat import response_row
@@ -572,14 +573,14 @@ def headline(results: Mapping[str, Any]) -> str:
     raised = (
         f"Raised for one step under the direct prompt, latent {latent} of {site} takes the share of "
         f"responses that show a step from {found['direct']['steps']['estimate']:.0%} to "
-        f"{found['direct+feature']['steps']['estimate']:.0%} ({_points(contrasts['raised'])}, n = {n}); over "
+        f"{found['direct+feature']['steps']['estimate']:.0%} ({points(contrasts['raised'])}, n = {n}); over "
         f"{len(random['latents'])} matched random latents "
-        f"{_points(contrasts['raised_over_random'])} (n = {random['n']})."
+        f"{points(contrasts['raised_over_random'])} (n = {random['n']})."
     )
     zero = (
-        f"Held at zero under the prompt for steps it changes the share by {_points(contrasts['suppressed'])}."
+        f"Held at zero under the prompt for steps it changes the share by {points(contrasts['suppressed'])}."
     )
-    dense = f"The dense vector of the same norm: {_points(contrasts['dense'])}."
+    dense = f"The dense vector of the same norm: {points(contrasts['dense'])}."
     if results["is_mode_feature"]:
         return f"A mode feature: {raised} {zero} {dense}"
     power = results["power"]["steps_points"]
@@ -588,8 +589,3 @@ def headline(results: Mapping[str, Any]) -> str:
         f"{dense} A change of {100 * power:.0f} points would have been seen with power "
         f"{results['power']['power']}."
     )
-
-
-def _points(interval: Mapping[str, Any]) -> str:
-    low, high = 100 * interval["low"], 100 * interval["high"]
-    return f"{100 * interval['estimate']:+.0f} points [{low:+.0f}, {high:+.0f}]"

@@ -31,7 +31,7 @@ class Suffix:
     text: str = ""
 
     def __call__(self, problem: Problem) -> Prompt:
-        return f"{problem.prompt}\n\n{self.text}" if self.text else problem.prompt
+        return problem.asked(self.text)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 
 from analyses.elicit.decodings import Path, voted
-from interp.stats import mean_interval, wilson
+from interp.stats import Interval, mean_interval, wilson
 
 N_RESAMPLES = 2000
 
@@ -76,13 +76,7 @@ def _pooled(
         if truth.any() and not truth.all():
             drawn.append(_auroc(truth, np.concatenate([score[i] for i in pick])))
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return {
-        "estimate": float(_auroc(everyone, np.concatenate(score))),
-        "low": float(low),
-        "high": float(high),
-        "n": len(right),
-        "level": 0.95,
-    }
+    return Interval(_auroc(everyone, np.concatenate(score)), float(low), float(high), len(right)).as_dict()
 
 
 def _auroc(right: Bool[np.ndarray, " path"], score: Float[np.ndarray, " path"]) -> float:

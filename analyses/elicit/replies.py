@@ -9,6 +9,7 @@ from analyses.elicit.key import Key, Suffix
 from analyses.progress import Stage
 from analyses.run_folder import Record, RunFolder
 from analyses.tasks import Problem
+from analyses.work import Work, record
 from analyses.workers import Progress, Workers
 from hooks import LanguageModel
 from hooks.chat import prompt_row
@@ -78,18 +79,11 @@ def replies(
     for problem in problems:
         by_source.setdefault(problem.source, []).append(problem)
     by_id = {problem.id: problem for problem in problems}
-    by_name = {key.name: key for key in keys}
-    parts = [
-        part
+    work: list[Work] = [
+        (part, Replies(key, tuple(by_id[item] for _, item in part), max_new_tokens, think, seed))
         for key in keys
         for of_source in by_source.values()
         for part in run.missing([(key.name, p.id) for p in of_source], chunk=chunk)
     ]
-    tasks = [
-        Replies(by_name[part[0][0]], tuple(by_id[item] for _, item in part), max_new_tokens, think, seed)
-        for part in parts
-    ]
-    for place, fields in workers.map(tasks, stage.tokens):
-        run.add(parts[place], fields)
-        stage.rows(len(parts[place]))
+    record(work, workers, run, stage)
     return {key.name: [run.get(key.name, problem.id) for problem in problems] for key in keys}

@@ -26,7 +26,7 @@ from jaxtyping import Bool
 
 from analyses.configs import ElicitConfig
 from analyses.elicit.decodings import FormatCorrected
-from analyses.elicit.families import Families, check_families, families
+from analyses.elicit.families import Families, families, loaded
 from analyses.elicit.key import Key, combined
 from analyses.elicit.keys import COMBINATIONS, KEYS
 from analyses.elicit.margins import margins
@@ -104,7 +104,7 @@ def run(config: ElicitConfig, out: Path, *, device: str | None = None, ray: str 
         InputError: for keys that are none or that the settings do not allow, or too few problems.
     """
     names = _names(config)
-    check_families(config)
+    first = loaded(config)
     with RunFolder.open(out, "elicit", config) as folder:
         if folder.status != "complete":
             lm = load(config.model, device=device)
@@ -112,7 +112,7 @@ def run(config: ElicitConfig, out: Path, *, device: str | None = None, ray: str 
             workers = LocalWorker(lm) if ray is None else RayWorkers(ray, lm)
             with progress() as start:
                 trial = Trial(config, workers, folder, start)
-                study = Study(config, lm, trial, families(config, trial.solve))
+                study = Study(config, lm, trial, families(config, first, trial.solve))
                 folder.write("results.json", _results(study, names, device, ray))
         write_report(folder.path)
     return folder.path

@@ -1,6 +1,5 @@
 """The columns of the comparison: what each key opens, what it costs, and what is left at equal cost."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -11,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from analyses.elicit.decodings import Path, voted
 from analyses.elicit.replies import paths_of
-from analyses.run_folder import Record
+from analyses.run_folder import Record, known
 from interp.stats import (
     gap_recovered,
     holm,
@@ -134,7 +133,7 @@ def table(
         "gap": None
         if tuned is None
         else paired_bootstrap(opened[tuned].correct, base.correct, seed=seed).as_dict(),
-        "detectable": None if math.isnan(detectable) else detectable,
+        "detectable": known(detectable),
         "opened": {name: "".join("1" if x else "0" for x in of.correct) for name, of in opened.items()},
         "problems": list(ids),
     }

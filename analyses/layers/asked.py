@@ -7,8 +7,8 @@ from typing import Any
 from analyses.configs import LayersConfig
 from analyses.items import Item, Survivors, matched, survive
 from analyses.items.survive import Question, Told, answers
-from analyses.layers.study import Work
 from analyses.run_folder import RunFolder
+from analyses.work import Work
 from analyses.workers import Progress
 from hooks.language_model import LanguageModel
 

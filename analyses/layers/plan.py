@@ -7,10 +7,11 @@ import numpy as np
 from safetensors.torch import load_file
 
 from analyses.layers.measures import Attributed, Chunk, Drop, EqualKL, Lens, Measure, Moved, Recovery
-from analyses.layers.study import FAMILIES, Study, Work
+from analyses.layers.study import FAMILIES, Study
 from analyses.layers.verdict import METHODS, Method, judge, summary
 from analyses.pairs import POLES, Concept, builtin_pairs
 from analyses.tasks import split_of, word_problems
+from analyses.work import Work
 from hooks.positions import response
 from hooks.sites import Site
 from interp.ablation import Means, mean_contributions

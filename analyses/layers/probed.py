@@ -15,8 +15,9 @@ import numpy as np
 from analyses.configs import LayersConfig
 from analyses.items import Item, Survivor
 from analyses.items.item import Family
-from analyses.layers.study import FAMILIES, Study, Work
+from analyses.layers.study import FAMILIES, Study
 from analyses.run_folder import Record
+from analyses.work import Work
 from analyses.workers import Progress
 from hooks.errors import InputError
 from hooks.language_model import LanguageModel

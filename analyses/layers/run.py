@@ -32,7 +32,7 @@ from analyses.layers.asked import survivors
 from analyses.layers.attribution_check import attribution_check
 from analyses.layers.plan import methods
 from analyses.layers.probed import probes
-from analyses.layers.study import FAMILIES, Study, compute
+from analyses.layers.study import FAMILIES, Study
 from analyses.layers.thoughts import fast_and_slow
 from analyses.layers.token_maps import token_maps
 from analyses.layers.two_models import two_models
@@ -40,6 +40,7 @@ from analyses.layers.verdict import PRIMARY, agreement, headline
 from analyses.progress import progress
 from analyses.reports.layers import write_report
 from analyses.run_folder import RunFolder, described, environment
+from analyses.work import compute
 from analyses.workers import LocalWorker, RayWorkers
 from hooks import LanguageModel, load
 from hooks.errors import InputError

@@ -1,6 +1,6 @@
 """What every step of a layers run needs: the model, the matched items, and its folder."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,19 +10,13 @@ from jaxtyping import Float
 from analyses.configs import LayersConfig
 from analyses.items import Item, Survivors
 from analyses.items.item import Family
-from analyses.progress import Stage
 from analyses.run_folder import Key, RunFolder
-from analyses.workers import Task, Workers
+from analyses.work import Start, Work, compute
+from analyses.workers import Workers
 from hooks import LanguageModel
 from interp.prompt_pairs import PromptPair
 
 FAMILIES: tuple[Family, ...] = ("knowledge", "reasoning")
-
-Work = tuple[Sequence[Key], Task]
-"""A task, and what its records are of, in order."""
-
-Start = Callable[[str, int], Stage]
-"""Begins a stage of the progress bar, by its name and its length."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +42,7 @@ class Study:
 
     def fields(self, key: Key) -> dict[str, Any]:
         """What is recorded under a condition and an item, without these."""
-        return {
-            name: value for name, value in self.run.get(*key).items() if name not in ("condition", "item")
-        }
+        return self.run.fields(*key)
 
     def curves(
         self, family: Family, of: tuple[str, str], n: int | None = None
@@ -59,13 +51,3 @@ class Study:
         name, curve = of
         records = [self.run.get(name, s.item.id) for s in self.survivors.of(family)[:n]]
         return np.array([record["curves"][curve] for record in records])
-
-
-def compute(what: str, work: Sequence[Work], workers: Workers, run: RunFolder, start: Start) -> None:
-    """Do what is not on disk yet, and write its records as they come."""
-    todo = [(keys, task) for keys, task in work if run.missing(keys, chunk=len(keys))]
-    stage = start(what, len(work))
-    stage.rows(len(work) - len(todo))
-    for place, fields in workers.map([task for _, task in todo], stage.tokens):
-        run.add(todo[place][0], fields)
-        stage.rows()

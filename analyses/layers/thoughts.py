@@ -28,7 +28,8 @@ from jaxtyping import Bool, Float
 
 from analyses.items.item import Family, Item
 from analyses.items.tokenized import TokenizedItem, after, tokenize
-from analyses.layers.study import FAMILIES, Study, Work
+from analyses.layers.study import FAMILIES, Study
+from analyses.work import Work
 from analyses.workers import Progress
 from hooks.generate import generate
 from hooks.language_model import LanguageModel

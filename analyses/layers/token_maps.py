@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from analyses.layers.study import FAMILIES, Study, Work
+from analyses.layers.study import FAMILIES, Study
+from analyses.work import Work
 from analyses.workers import Progress
 from hooks.language_model import LanguageModel
 from interp.patching import patch

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from analyses.layers.study import Study, Work, compute
+from analyses.layers.study import Study
 from analyses.run_folder import Record
+from analyses.work import Work, compute
 from analyses.workers import LocalWorker, Progress
 from hooks.language_model import LanguageModel
 from interp.grafting import Grafting, Shape, Side, graft, weight_change

@@ -8,7 +8,6 @@ for themselves, adjusted for their number (Holm); where one of them settles on t
 says so.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import spearmanr
 
+from analyses.run_folder import known
 from interp.depth import DepthDifference, depth_difference
 from interp.stats import holm, mean_interval
 
@@ -196,8 +196,8 @@ def _depth(found: DepthDifference) -> dict[str, Any]:
         "reasoning": found.reasoning.as_dict(),
         "knowledge": found.knowledge.as_dict(),
         "difference": found.difference.as_dict(),
-        "share_of_depth": None if math.isnan(found.normalised) else found.normalised,
-        "p": None if math.isnan(found.p_value) else found.p_value,
+        "share_of_depth": known(found.normalised),
+        "p": known(found.p_value),
         "undefined": found.undefined,
     }
 

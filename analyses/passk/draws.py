@@ -18,6 +18,7 @@ from analyses.configs import PasskConfig
 from analyses.progress import Stage
 from analyses.run_folder import Key, RunFolder
 from analyses.tasks import Problem, judge
+from analyses.work import Work, record
 from analyses.workers import Progress, Records, Task, Workers
 from hooks.chat import prompt_row
 from hooks.edits import Add
@@ -50,7 +51,7 @@ class Setting:
 
     def prompt(self, problem: Problem) -> str:
         """What the model is asked."""
-        return f"{problem.prompt}\n\n{self.suffix}" if self.suffix else problem.prompt
+        return problem.asked(self.suffix)
 
     def key(self, problem: Problem, draw: int) -> Key:
         """Where the record of a draw is."""
@@ -144,8 +145,8 @@ def in_chunks(
 ) -> None:
     """Do what is not on disk yet; ``task`` makes the one of a slice of ``work``."""
     starts = {work[start]: start for start in range(0, len(work), chunk)}
-    parts = run.missing(work, chunk=chunk)
-    tasks = [task(slice(starts[part[0]], starts[part[0]] + len(part))) for part in parts]
-    for place, fields in workers.map(tasks, stage.tokens):
-        run.add(parts[place], fields)
-        stage.rows(len(parts[place]))
+    todo: list[Work] = [
+        (part, task(slice(starts[part[0]], starts[part[0]] + len(part))))
+        for part in run.missing(work, chunk=chunk)
+    ]
+    record(todo, workers, run, stage)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from analyses.wording import points
+
 MANY_CUT = 0.2
 """Share of a setting's responses that were cut off, from which the headline says so."""
 
@@ -38,7 +40,7 @@ def _compared(name: str, found: Mapping[str, Any], second: str, kind: str) -> st
         f"{'Pass' if place == 0 else 'pass'}@{k[place]} goes from "
         f"{found['settings']['base']['curve'][place]['estimate']:.0%} to "
         f"{found['settings'][kind]['curve'][place]['estimate']:.0%} "
-        f"({_points(compared['difference'][place])})"
+        f"({points(compared['difference'][place])})"
         for place in _ends(k)
     )
     told = f"{_what(name, found)}: {verdict}. {changes}. {_seen(found)}{_alone(found, second)}"
@@ -103,8 +105,3 @@ def _what(name: str, found: Mapping[str, Any]) -> str:
 
 def _share(interval: Mapping[str, Any]) -> str:
     return f"{interval['estimate']:.0%} [{interval['low']:.0%}, {interval['high']:.0%}]"
-
-
-def _points(interval: Mapping[str, Any]) -> str:
-    low, high = 100 * interval["low"], 100 * interval["high"]
-    return f"{100 * interval['estimate']:+.0f} points [{low:+.0f}, {high:+.0f}]"

@@ -1,6 +1,5 @@
 """The report page of a sae-train run, and the card that is kept with each dictionary."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from analyses.configs import SaeTrainConfig
-from analyses.reports.page import fill, number, percent
+from analyses.reports.page import fill, finished, number, percent
 from hooks import LanguageModel
 from hooks.files import write_text
 from hooks.sites import Site
@@ -25,8 +24,7 @@ NAMES = {
 
 def write_report(run: Path) -> Path:
     """Write ``report.html`` into a finished run folder; returns its path."""
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    results, environment = finished(run)
     return write_text(run / "report.html", render(results, environment, run))
 
 

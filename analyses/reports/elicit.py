@@ -1,13 +1,12 @@
 """The report page of an elicit run."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 
-from analyses.reports.page import bars, fill
+from analyses.reports.page import bars, fill, finished
 from hooks.files import write_text
 
 COLOURS = {"base": "#2f7ed8", "reference": "#d9822b", "tuned": "#8e44ad"}
@@ -19,8 +18,7 @@ CLOSED, OPEN = "rgba(128,136,144,0.18)", "#2f7ed8"
 
 def write_report(run: Path) -> Path:
     """Write ``report.html`` into a finished run folder; returns its path."""
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    results, environment = finished(run)
     return write_text(run / "report.html", render(results, environment))
 
 

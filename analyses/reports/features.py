@@ -1,20 +1,18 @@
 """The report page of a sae-features run."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 
-from analyses.reports.page import fill
+from analyses.reports.page import fill, finished
 from hooks.files import write_text
 
 
 def write_report(run: Path) -> Path:
     """Write ``report.html`` into a finished run folder; returns its path."""
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    results, environment = finished(run)
     return write_text(run / "report.html", render(results, environment))
 
 

@@ -1,6 +1,5 @@
 """The report page of a layers run."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analyses.reports.page import add_line, bars, fill
+from analyses.reports.page import add_line, bars, fill, finished
 from hooks.files import write_text
 
 COLOURS = {"knowledge": "#d9822b", "reasoning": "#2f7ed8"}
@@ -19,8 +18,7 @@ CKA_NAMES = {"slow": "after its thought", "paraphrased": "paraphrased", "shuffle
 
 def write_report(run: Path) -> Path:
     """Write ``report.html`` into a finished run folder; returns its path."""
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    results, environment = finished(run)
     return write_text(run / "report.html", render(results, environment))
 
 

@@ -3,6 +3,7 @@
 Everything that a model or a problem wrote is escaped; a page fetches nothing.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,14 @@ import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
+
+
+def finished(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The results of a finished run, and its environment."""
+    results, environment = (
+        json.loads((run / name).read_text(encoding="utf-8")) for name in ("results.json", "environment.json")
+    )
+    return results, environment
 
 
 def fill(template: str, figures: Mapping[str, go.Figure], **values: Any) -> str:
@@ -70,6 +79,35 @@ def add_line(figure: go.Figure, curve: Sequence[Mapping[str, Any]], name: str, *
         marker={"size": 5},
         line=style,
     )
+
+
+def add_band(
+    figure: go.Figure,
+    x: Sequence[int] | Sequence[float],
+    values: Sequence[Mapping[str, Any]],
+    name: str,
+    colour: str,
+) -> None:
+    """One curve of intervals over ``x``, its bounds as a band; where there are none, of no width."""
+    known = [with_bounds(v) for v in values]
+    figure.add_scatter(
+        x=[*x, *reversed(x)],
+        y=[*(v["high"] for v in known), *(v["low"] for v in reversed(known))],
+        fill="toself", fillcolor=colour, opacity=0.2, line={"width": 0}, showlegend=False, hoverinfo="skip",
+        mode="lines",
+    )  # fmt: skip
+    figure.add_scatter(
+        x=list(x), y=[v["estimate"] for v in known], name=name, mode="lines+markers", line_color=colour
+    )
+
+
+def with_bounds(value: Mapping[str, Any]) -> dict[str, float]:
+    """An interval to draw; its own estimate where it has no bounds."""
+    estimate = value["estimate"]
+    return {
+        "estimate": estimate,
+        **{end: estimate if value[end] is None else value[end] for end in ("low", "high")},
+    }
 
 
 def _html(figure: go.Figure) -> str:

@@ -1,23 +1,20 @@
 """The report page of a passk run."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 
-from analyses.reports.page import fill
+from analyses.reports.page import add_band, fill, finished
 from hooks.files import write_text
 
 COLOURS = ("#2f7ed8", "#d9822b")
-BANDS = ("rgba(47,126,216,0.18)", "rgba(217,130,43,0.18)")
 
 
 def write_report(run: Path) -> Path:
     """Write ``report.html`` into a finished run folder; returns its path."""
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    results, environment = finished(run)
     return write_text(run / "report.html", render(results, environment))
 
 
@@ -34,8 +31,8 @@ def render(results: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
 def _curves(found: Mapping[str, Any]) -> go.Figure:
     """pass@k of each setting with its interval, and the guessing floor of each."""
     figure = go.Figure()
-    for (name, setting), colour, shade in zip(found["settings"].items(), COLOURS, BANDS, strict=False):
-        _band(figure, found["k"], setting["curve"], name, colour, shade)
+    for (name, setting), colour in zip(found["settings"].items(), COLOURS, strict=False):
+        add_band(figure, found["k"], setting["curve"], name, colour)
         figure.add_scatter(
             x=found["k"],
             y=setting["floor"],
@@ -50,27 +47,8 @@ def _curves(found: Mapping[str, Any]) -> go.Figure:
 
 def _difference(found: Mapping[str, Any]) -> go.Figure:
     figure = go.Figure()
-    _band(figure, found["k"], found["compared"]["difference"], "second less base", COLOURS[1], BANDS[1])
+    add_band(figure, found["k"], found["compared"]["difference"], "second less base", COLOURS[1])
     figure.add_hline(y=0, line_color="#808890")
     figure.update_xaxes(title="k, draws of each problem", type="log", tickvals=found["k"])
     figure.update_yaxes(title="difference of pass@k", tickformat="+.0%")
     return figure
-
-
-def _band(
-    figure: go.Figure,
-    k: Sequence[int],
-    curve: Sequence[Mapping[str, Any]],
-    name: str,
-    colour: str,
-    shade: str,
-) -> None:
-    """One curve over k, with its interval as a band."""
-    edges = [v["high"] for v in curve] + [v["low"] for v in reversed(curve)]
-    figure.add_scatter(
-        x=[*k, *reversed(k)], y=edges, fill="toself", fillcolor=shade, line={"width": 0}, mode="lines",
-        hoverinfo="skip", showlegend=False,
-    )  # fmt: skip
-    figure.add_scatter(
-        x=list(k), y=[v["estimate"] for v in curve], name=name, mode="lines+markers", line={"color": colour}
-    )

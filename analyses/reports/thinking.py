@@ -1,6 +1,5 @@
 """The report page of a thinking run."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 from markupsafe import Markup, escape
 
-from analyses.reports.page import bars, fill
+from analyses.reports.page import add_band, bars, fill, finished, with_bounds
 from hooks.files import write_text
 from interp.thinking import marked
 
@@ -23,8 +22,7 @@ SWITCHES = {
 
 def write_report(run: Path) -> Path:
     """Write ``report.html`` into a finished run folder; returns its path."""
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    results, environment = finished(run)
     return write_text(run / "report.html", render(results, environment))
 
 
@@ -93,7 +91,7 @@ def _budgets(table: Sequence[Mapping[str, Any]]) -> go.Figure:
     for more in sorted({row["extensions"] for row in table}):
         of = [row for row in table if row["extensions"] == more]
         name = "cut and answered" if more == 0 else f"made to go on up to {more} ×"
-        _add_band(
+        add_band(
             figure, [row["budget"] for row in of], [row["accuracy"] for row in of], name, LINES[more % 5]
         )
     figure.update_xaxes(title="budget of the thought, tokens")
@@ -118,8 +116,8 @@ def _layers(missing: Mapping[str, Any]) -> go.Figure:
     figure = go.Figure()
     rows = missing["layers"]
     layers = [row["layer"] for row in rows]
-    _add_band(figure, layers, [row["missing"] for row in rows], "a number is missing", LINES[0])
-    _add_band(
+    add_band(figure, layers, [row["missing"] for row in rows], "a number is missing", LINES[0])
+    add_band(
         figure, layers, [row["irrelevant"] for row in rows], "a clause beside the point is", COLOURS["off"]
     )
     figure.add_vline(x=missing["layer"], line_dash="dot", annotation_text="chosen")
@@ -145,9 +143,9 @@ def _asking(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
         },
     }
     doses = sorted(own)
-    _add_band(figure, doses, [own[dose] for dose in doses], "the direction", LINES[0])
+    add_band(figure, doses, [own[dose] for dose in doses], "the direction", LINES[0])
     of_random = "random directions, from the least to the most"
-    _add_band(figure, doses, [random[dose] for dose in doses], of_random, COLOURS["off"])
+    add_band(figure, doses, [random[dose] for dose in doses], of_random, COLOURS["off"])
     figure.update_xaxes(title="dose, of the median residual norm")
     figure.update_yaxes(title="asking, nats")
     return figure
@@ -156,35 +154,7 @@ def _asking(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
 def _add_bars(
     figure: go.Figure, names: Sequence[str], values: Sequence[Mapping[str, Any]], name: str, colour: str
 ) -> None:
-    known = [_bounded(v) for v in values]
+    known = [with_bounds(v) for v in values]
     figure.add_bar(
         x=names, y=[v["estimate"] for v in known], error_y=bars(known), name=name, marker_color=colour
     )
-
-
-def _add_band(
-    figure: go.Figure,
-    x: Sequence[int] | Sequence[float],
-    values: Sequence[Mapping[str, Any]],
-    name: str,
-    colour: str,
-) -> None:
-    known = [_bounded(v) for v in values]
-    figure.add_scatter(
-        x=[*x, *reversed(x)],
-        y=[*(v["high"] for v in known), *(v["low"] for v in reversed(known))],
-        fill="toself", fillcolor=colour, opacity=0.2, line={"width": 0}, showlegend=False, hoverinfo="skip",
-        mode="lines",
-    )  # fmt: skip
-    figure.add_scatter(
-        x=list(x), y=[v["estimate"] for v in known], name=name, mode="lines+markers", line_color=colour
-    )
-
-
-def _bounded(value: Mapping[str, Any]) -> dict[str, float]:
-    """An interval to draw; its own estimate where it has no bounds."""
-    estimate = value["estimate"]
-    return {
-        "estimate": estimate,
-        **{end: estimate if value[end] is None else value[end] for end in ("low", "high")},
-    }

@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 from markupsafe import Markup, escape
 
-from analyses.reports.page import bars, fill
+from analyses.reports.page import bars, fill, finished
 from hooks.files import write_text
 
 NAMES = {
@@ -32,10 +32,9 @@ COLOURS = {
 
 def write_report(run: Path) -> Path:
     """Write ``report.html`` into a finished run folder; returns its path."""
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    results, environment = finished(run)
     records = run / "records.jsonl"
     lines = records.read_bytes().splitlines() if records.exists() else []
-    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     page = render(results, [json.loads(line) for line in lines], environment, run)
     return write_text(run / "report.html", page)
 

@@ -22,9 +22,10 @@ def checked(problems: Sequence[Problem]) -> Sequence[Problem]:
     if not problems:
         raise InputError("There are no problems. One or more would work.")
     _have_own_ids(problems)
-    stated = {_accepted_gold(problem): problem.answer for problem in problems}
-    for place, problem in enumerate(problems):
-        _refuses_no_answer(problem, _others(stated, _accepted_gold(problem), place))
+    golds = [_accepted_gold(problem) for problem in problems]
+    stated = {gold: problem.answer for gold, problem in zip(golds, problems, strict=True)}
+    for place, (gold, problem) in enumerate(zip(golds, problems, strict=True)):
+        _refuses_no_answer(problem, _others(stated, gold, place))
     return problems
 
 

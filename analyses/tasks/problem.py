@@ -43,6 +43,10 @@ class Problem:
     facts: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
     """What that verifier needs to know beside the answer, in plain types."""
 
+    def asked(self, instruction: str = "") -> str:
+        """The prompt, with an instruction after a blank line; as it stands where that is empty."""
+        return f"{self.prompt}\n\n{instruction}" if instruction else self.prompt
+
 
 def split_of(problem: Problem, shares: tuple[float, float, float] = SHARES, salt: str = "") -> Split:
     """The split a problem belongs to, read off a SHA-256 of its prompt.

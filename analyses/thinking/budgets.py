@@ -8,9 +8,11 @@ import numpy as np
 from jaxtyping import Bool
 
 from analyses.configs import ThinkingConfig
+from analyses.run_folder import known
 from analyses.tasks import Problem, judge
-from analyses.thinking.study import Study, Work, difference, known, mean
+from analyses.thinking.study import Study, difference, mean
 from analyses.thinking.switch import Switch, end_token, parts_of
+from analyses.work import Work
 from analyses.workers import Progress
 from hooks.errors import InputError
 from hooks.language_model import LanguageModel

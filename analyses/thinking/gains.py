@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from analyses.tasks import Problem
-from analyses.thinking.study import Study, Work
+from analyses.thinking.study import Study
+from analyses.work import Work
 from analyses.workers import Progress
 from hooks.language_model import LanguageModel
 from interp.info_gain import KINDS, Question, thought_gains

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from analyses.wording import bounded, points
+
 MANY = 0.1
 """Share of responses cut off from which the headline says so."""
 
@@ -29,7 +31,7 @@ def _accuracy(results: Mapping[str, Any]) -> str:
             f"Thinking {'raises' if change['estimate'] > 0 else 'lowers'} accuracy from {without} to {with_}"
         )
     text += (
-        f" ({_points(change)}, n = {off['n']}, McNemar p = {p:.2g}) at {on['tokens']['estimate']:.0f} tokens "
+        f" ({points(change)}, n = {off['n']}, McNemar p = {p:.2g}) at {on['tokens']['estimate']:.0f} tokens "
         f"instead of {off['tokens']['estimate']:.0f}."
     )
     if (cut := on["truncated"]["estimate"]) > MANY:
@@ -94,16 +96,5 @@ def excludes_zero(interval: Mapping[str, Any]) -> bool:
     return low is not None and high is not None and (low > 0 or high < 0)
 
 
-def _points(interval: Mapping[str, Any]) -> str:
-    return _bounded(interval, "points", 100.0, "+.0f")
-
-
 def _nats(interval: Mapping[str, Any]) -> str:
-    return _bounded(interval, "nats", 1.0, "+.2f")
-
-
-def _bounded(interval: Mapping[str, Any], unit: str, scale: float, form: str) -> str:
-    text = f"{scale * interval['estimate']:{form}} {unit}"
-    if interval["low"] is None or interval["high"] is None:
-        return text
-    return f"{text} [{scale * interval['low']:{form}}, {scale * interval['high']:{form}}]"
+    return bounded(interval, "nats", 1.0, "+.2f")

@@ -15,7 +15,8 @@ import numpy as np
 from analyses.configs import ThinkingConfig
 from analyses.tasks.missing_number import missing_number
 from analyses.thinking.short_thoughts import short_thoughts
-from analyses.thinking.study import Study, Work
+from analyses.thinking.study import Study
+from analyses.work import Work
 from analyses.workers import Progress
 from hooks.errors import InputError
 from hooks.language_model import LanguageModel
@@ -153,7 +154,7 @@ def missing(study: Study, triples: Triples | None) -> dict[str, Any] | None:
             for name, some in sets.items()
         },
         "n_asked": len(asked),
-        "layers": _with_q([study.fields("noticed", str(layer)) for layer in layers]),
+        "layers": _with_q([study.run.fields("noticed", str(layer)) for layer in layers]),
         "layer": layer,
         "rule": "the layer whose direction tells missing from irrelevant best, on fit triples it was not "
         "estimated from",
@@ -163,7 +164,7 @@ def missing(study: Study, triples: Triples | None) -> dict[str, Any] | None:
             **vector.length_control.get(layer, {}),
         },
         "n_random": config.n_random,
-        "asking": [study.fields("asking", f"{dose:g}") for dose in config.doses],
+        "asking": [study.run.fields("asking", f"{dose:g}") for dose in config.doses],
         "short_thoughts": short_thoughts(study, triples.fit, asked, vector, layer),
         "example": vars(asked[0]),
     }

@@ -8,12 +8,13 @@ import numpy as np
 from jaxtyping import Float
 
 from analyses.answers import Scores, repetition
-from analyses.run_folder import Record
+from analyses.run_folder import Record, known
 from analyses.steps import at_equal_length
 from analyses.tasks import Problem, judge
 from analyses.thinking.flips import READINGS, Traces, flips, more_flips, traces
-from analyses.thinking.study import Study, Work, difference, known, mean
+from analyses.thinking.study import Study, difference, mean
 from analyses.thinking.switch import MODES, Mode, Switch, parts
+from analyses.work import Work
 from analyses.workers import Progress
 from hooks.generate import generate_rows
 from hooks.language_model import LanguageModel

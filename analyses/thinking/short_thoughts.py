@@ -27,8 +27,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analyses.thinking.study import Study, Work
+from analyses.thinking.study import Study
 from analyses.thinking.switch import Switch, end_token
+from analyses.work import Work
 from analyses.workers import Progress
 from hooks.generate import generate_rows
 from hooks.language_model import LanguageModel

@@ -1,7 +1,6 @@
 """What every step of a thinking run needs: the model, the problems, the switch, and its folder."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,16 +8,13 @@ import numpy as np
 from jaxtyping import Shaped
 
 from analyses.configs import ThinkingConfig
-from analyses.progress import Stage
-from analyses.run_folder import Key, Record, RunFolder
+from analyses.run_folder import Record, RunFolder
 from analyses.tasks import Problem
 from analyses.thinking.switch import Switch
-from analyses.workers import Task, Workers
+from analyses.work import Start, Work, compute
+from analyses.workers import Workers
 from hooks import LanguageModel
 from interp.stats import mean_interval
-
-Work = tuple[Sequence[Key], Task]
-"""A task, and what its records are of, in order."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,7 @@ class Study:
     workers: Workers
     run: RunFolder
     problems: list[Problem]
-    start: Callable[[str, int], Stage]
+    start: Start
 
     @property
     def switch(self) -> Switch:
@@ -42,26 +38,11 @@ class Study:
         return [problems[start : start + size] for start in range(0, len(problems), size)]
 
     def compute(self, what: str, work: Sequence[Work]) -> None:
-        """Do what is not on disk yet, and write its records as they come."""
-        todo = [(keys, task) for keys, task in work if self.run.missing(keys, chunk=len(keys))]
-        stage = self.start(what, len(work))
-        stage.rows(len(work) - len(todo))
-        for place, fields in self.workers.map([task for _, task in todo], stage.tokens):
-            self.run.add(todo[place][0], fields)
-            stage.rows()
+        """:func:`analyses.work.compute` by the study's workers, into its folder."""
+        compute(what, work, self.workers, self.run, self.start)
 
     def records(self, condition: str, problems: Sequence[Problem]) -> list[Record]:
         return [self.run.get(condition, problem.id) for problem in problems]
-
-    def fields(self, condition: str, item: str) -> dict[str, Any]:
-        """What is recorded under a condition and an item, without these."""
-        record = self.run.get(condition, item)
-        return {name: value for name, value in record.items() if name not in ("condition", "item")}
-
-
-def known(value: float) -> float | None:
-    """The number, or None for NaN, which is no JSON."""
-    return None if math.isnan(value) else float(value)
 
 
 def mean(values: Shaped[np.ndarray, " n"], seed: int) -> dict[str, Any]:

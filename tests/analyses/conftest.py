@@ -45,6 +45,32 @@ def finished(config: VerbosityConfig, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture
+def kills(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Does a run that dies at the ``at``th call of a function, again and again until it ends; counts."""
+
+    def until_whole(run: Callable[[], object], owner: object, name: str, *, at: int, most: int = 60) -> int:
+        real = getattr(owner, name)
+        for died in range(most):
+            calls: list[int] = []
+
+            def stops(*args, calls=calls, **kwargs):
+                calls.append(1)
+                if len(calls) == at:
+                    raise KeyboardInterrupt
+                return real(*args, **kwargs)
+
+            monkeypatch.setattr(owner, name, stops)
+            try:
+                run()
+            except KeyboardInterrupt:
+                continue
+            return died
+        pytest.fail(f"{most} times it did not end")
+
+    return until_whole
+
+
+@pytest.fixture
 def cluster() -> Iterator[tuple[str, Sequence[Node]]]:
     """The address of a Ray cluster, and its two nodes of one CPU each."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'unlatch[ray]'")

@@ -126,24 +126,9 @@ def test_the_tuned_model_that_is_the_same_solves_the_same(elicited):
         assert of["keys"]["tuned"]["tokens"] == of["keys"]["plain"]["tokens"]
 
 
-def test_a_run_killed_anywhere_ends_with_the_same_bytes(elicited, config, tmp_path, monkeypatch):
-    real, out, interrupted = replies.Replies.compute, tmp_path / "cut", 0
-    for _ in range(60):
-        calls: list[int] = []
-
-        def stops(self, *args, calls=calls):
-            calls.append(1)
-            if len(calls) == 12:
-                raise KeyboardInterrupt
-            return real(self, *args)
-
-        monkeypatch.setattr(replies.Replies, "compute", stops)
-        try:
-            run.run(config, out)
-            break
-        except KeyboardInterrupt:
-            interrupted += 1
-    assert interrupted > 3
+def test_a_run_killed_anywhere_ends_with_the_same_bytes(elicited, config, tmp_path, kills):
+    out = tmp_path / "cut"
+    assert kills(lambda: run.run(config, out), replies.Replies, "compute", at=12) > 3
     assert (out / "results.json").read_bytes() == (elicited / "results.json").read_bytes()
 
 

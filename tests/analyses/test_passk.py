@@ -232,25 +232,10 @@ def test_draws_of_a_problem_share_its_prefill(folder: Path, config: PasskConfig,
 
 
 def test_a_run_killed_anywhere_ends_with_the_same_bytes(
-    sampled: Path, config: PasskConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sampled: Path, config: PasskConfig, tmp_path: Path, kills: Callable[..., int]
 ):
-    real, out, interrupted = draws.generate_rows, tmp_path / "cut", 0
-    for _ in range(30):
-        calls = []
-
-        def stops(*args, calls=calls, **kwargs):
-            calls.append(1)
-            if len(calls) == 2:
-                raise KeyboardInterrupt
-            return real(*args, **kwargs)
-
-        monkeypatch.setattr(draws, "generate_rows", stops)
-        try:
-            passk.run(config, out)
-            break
-        except KeyboardInterrupt:
-            interrupted += 1
-    assert interrupted > 3
+    out = tmp_path / "cut"
+    assert kills(lambda: passk.run(config, out), draws, "generate_rows", at=2, most=30) > 3
     assert (out / "results.json").read_bytes() == (sampled / "results.json").read_bytes()
     assert read_config(out) == ("passk", config)
 

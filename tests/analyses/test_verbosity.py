@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,27 +71,11 @@ def test_the_vector_file_steers_as_recommended_or_says_why_not(finished: Path, c
 
 
 def test_a_run_killed_anywhere_ends_with_the_same_bytes(
-    finished: Path, config: VerbosityConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, config: VerbosityConfig, tmp_path: Path, kills: Callable[..., int]
 ):
     """Interrupted at each chunk in turn, then let go on: the same results.json."""
     out = tmp_path / "cut"
-    real = answers.generate
-    for _ in range(60):
-
-        def stops(*args, **kwargs):
-            made = real(*args, **kwargs)
-            monkeypatch.setattr(answers, "generate", broken)
-            return made
-
-        def broken(*_args, **_kwargs):
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(answers, "generate", stops)
-        try:
-            verbosity.run(config, out)
-        except KeyboardInterrupt:
-            continue
-        break
+    assert kills(lambda: verbosity.run(config, out), answers, "generate", at=2) > 3
     assert (out / "results.json").read_bytes() == (finished / "results.json").read_bytes()
 
 

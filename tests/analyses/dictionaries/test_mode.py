@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from analyses import answers
 from analyses.dictionaries import mode
 from analyses.steps import at_equal_length, shows_step
 from hooks.errors import InputError, VectorError
@@ -72,26 +73,9 @@ def test_the_verdict_follows_from_the_two_intervals(moded):
         assert mode.headline(changed).startswith("A mode feature") == expected
 
 
-def test_a_run_killed_anywhere_ends_with_the_same_bytes(moded, mode_config, tmp_path, monkeypatch):
-    from analyses import answers
-
-    real, out, interrupted = answers.generate, tmp_path / "cut", 0
-    for _ in range(60):
-        calls = []
-
-        def stops(*args, calls=calls, **kwargs):
-            calls.append(1)
-            if len(calls) == 2:
-                raise KeyboardInterrupt
-            return real(*args, **kwargs)
-
-        monkeypatch.setattr(answers, "generate", stops)
-        try:
-            mode.run(mode_config, out)
-            break
-        except KeyboardInterrupt:
-            interrupted += 1
-    assert interrupted > 3
+def test_a_run_killed_anywhere_ends_with_the_same_bytes(moded, mode_config, tmp_path, kills):
+    out = tmp_path / "cut"
+    assert kills(lambda: mode.run(mode_config, out), answers, "generate", at=2) > 3
     assert (out / "results.json").read_bytes() == (moded / "results.json").read_bytes()
 
 

@@ -82,24 +82,9 @@ def test_q_is_adjusted_over_the_layers(thought):
     assert sorted(row["q"] for row in rows) == pytest.approx(sorted([min(2 * low, high), high]))
 
 
-def test_a_run_killed_anywhere_ends_with_the_same_bytes(thought, thinking_config, tmp_path, monkeypatch):
-    real, out, interrupted = RunFolder.add, tmp_path / "cut", 0
-    for _ in range(30):
-        written = []
-
-        def stops(self, part, fields, written=written):
-            if len(written) == 4:
-                raise KeyboardInterrupt
-            written.append(part)
-            real(self, part, fields)
-
-        monkeypatch.setattr(RunFolder, "add", stops)
-        try:
-            run(thinking_config, out)
-            break
-        except KeyboardInterrupt:
-            interrupted += 1
-    assert interrupted >= 3
+def test_a_run_killed_anywhere_ends_with_the_same_bytes(thought, thinking_config, tmp_path, kills):
+    out = tmp_path / "cut"
+    assert kills(lambda: run(thinking_config, out), RunFolder, "add", at=5, most=30) >= 3
     assert (out / "results.json").read_bytes() == (thought / "results.json").read_bytes()
 
 
