@@ -38,6 +38,7 @@ SUMMARY = """Find out what post-training added to a language model, and what was
   unlatch gguf-lint     what makes llama.cpp refuse or misplace a control vector, and its repair
   unlatch replay        a run again, from its config
   unlatch verify        does a model say the same however it is run? for one that you do not know
+  unlatch doctor        versions, machine and the self-check of a model, in one paste
 
 `unlatch COMMAND --help` lists a command's settings."""
 
@@ -285,6 +286,23 @@ def verify(
     result.require()
 
 
+def doctor(
+    model: Annotated[str, tyro.conf.Positional] = "smollm2-135m-instruct",
+    device: str | None = None,
+    no_model: bool = False,
+) -> None:
+    """What is here, in one paste: versions, machine, devices, and whether a model passes its self-check.
+
+    Args:
+        model: Hub id, local folder or .gguf file; default: the bundled model.
+        device: Device of the model, e.g. cpu or cuda:0; default: a GPU where there is one.
+        no_model: Load none.
+    """
+    from analyses.doctor import doctor
+
+    print(doctor(None if no_model else model, device=device))
+
+
 COMMANDS: dict[str, Callable[..., Path | None]] = {
     "demo": demo,
     "verbosity": verbosity,
@@ -301,6 +319,7 @@ COMMANDS: dict[str, Callable[..., Path | None]] = {
     "gguf-lint": gguf_lint,
     "replay": replay,
     "verify": verify,
+    "doctor": doctor,
 }
 
 
