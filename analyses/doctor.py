@@ -126,7 +126,8 @@ def _described(lm: LanguageModel) -> str:
     template = "no chat template" if lm.template_hash is None else f"chat template {lm.template_hash}"
     return (
         f"{type(lm.model).__name__}, {lm.n_layers} blocks of {lm.d_model}, {lm.d_vocab} tokens, {lm.dtype} "
-        f"on {lm.device}, attention {lm.model.config._attn_implementation}, weights {lm.fingerprint}, {template}"
+        f"on {lm.device}, attention {lm.model.config._attn_implementation}, weights {lm.fingerprint}, "
+        f"{template}"
     )
 
 
