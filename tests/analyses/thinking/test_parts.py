@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from analyses.configs import ThinkingConfig
+from analyses.progress import progress
 from analyses.run_folder import RunFolder
 from analyses.tasks import Problem, word_problems
 from analyses.thinking import budgets, gains, on_off, short_thoughts
@@ -28,12 +29,6 @@ from interp.token_activations import token_activations
 PROMPT = Switch("prompt", "Only the number.", "Step by step.")
 
 
-class Silent:
-    def rows(self, n: int = 1) -> None: ...
-
-    def tokens(self, n: int) -> None: ...
-
-
 class Scripted:
     """A worker that knows what every problem is answered with."""
 
@@ -49,8 +44,8 @@ class Scripted:
 @contextmanager
 def studied(lm, tmp_path, problems, script, **settings):
     config = ThinkingConfig(n_problems=len(problems), n_budget=len(problems), switch="prompt", **settings)
-    with RunFolder.open(tmp_path / "r", "thinking", config) as run:
-        yield Study(config, lm, Scripted(script), run, problems, lambda *_: Silent())
+    with RunFolder.open(tmp_path / "r", "thinking", config) as run, progress() as start:
+        yield Study(config, lm, Scripted(script), run, problems, start)
 
 
 def problems(n: int) -> list[Problem]:
