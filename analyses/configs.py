@@ -142,7 +142,7 @@ class SteerConfig:
     """Answer a prompt plain and steered, side by side."""
 
     vector: str
-    """A steering vector's .safetensors file."""
+    """A steering vector's .safetensors file, or hf://user/repo/file."""
 
     model: str | None = None
     """The model; not given means the one that the vector was made for."""
@@ -319,7 +319,7 @@ class SaeFeaturesConfig:
     """Hub id, local folder, .gguf file, or the bundled smollm2-135m-instruct."""
 
     dictionary: str = "bundled"
-    """Folder or file of a sparse dictionary; bundled is that of the bundled model."""
+    """Folder or file of a sparse dictionary, or hf://user/repo/id; bundled is that of the bundled model."""
 
     any_model: bool = False
     """Allow a dictionary that was trained on another model of the same width."""
@@ -372,7 +372,7 @@ class ModeConfig:
     """Hub id, local folder, .gguf file, or the bundled smollm2-135m-instruct."""
 
     dictionary: str = "bundled"
-    """Folder or file of a sparse dictionary; bundled is that of the bundled model."""
+    """Folder or file of a sparse dictionary, or hf://user/repo/id; bundled is that of the bundled model."""
 
     any_model: bool = False
     """Allow a dictionary that was trained on another model of the same width."""

@@ -1,12 +1,12 @@
 """The card of a repository: Markdown that no text put into it can break, and one section of it that is ours.
 
-Whatever a user, a model or a file wrote stands in code, where Markdown has no markup, no links and no HTML, or
-in a fence longer than any in it. It is on one line, and what cannot be seen, or turns the direction of
+Whatever a user, a model or a file wrote stands in code, where Markdown has no markup, no links and no HTML,
+or in a fence longer than any in it. It is on one line, and what cannot be seen, or turns the direction of
 writing, is shown as its code. Numbers are numbers, or stand in code too.
 
 Between two comments on lines of their own, one pair a file, is what was written from that file's metadata. A
-push replaces what is between them and keeps every other character of the text. Of the front matter it adds what
-is missing.
+push replaces what is between them and keeps every other character of the text. Of the front matter it adds
+what is missing.
 """
 
 import json
@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 from huggingface_hub import RepoCard
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from hooks.errors import InputError
 from hooks.gguf import BUNDLED
@@ -74,8 +74,8 @@ def front_matter(tags: Sequence[str], model: str | None, license: str | None) ->
     """
     if license is not None and not _LICENSE.fullmatch(license):
         raise InputError(
-            f"license={license!r} is none of the hub's: they are short names in lower case such as apache-2.0, mit, "
-            "cc-by-4.0, or other."
+            f"license={license!r} is none of the hub's: they are short names in lower case such as "
+            "apache-2.0, mit, cc-by-4.0, or other."
         )
     base = base_model(model)
     return (
@@ -122,8 +122,9 @@ def with_section(card: str | None, name: str, section: str, front: Mapping[str, 
         return f"{text}{'' if text.endswith(gap) else gap}{gap}{block}{gap}"
     if len(starts) != 1 or len(ends) != 1 or ends[0] < starts[0]:
         raise InputError(
-            f"The card has {len(starts)} lines {begin} and {len(ends)} lines {end}; one of each, in this order, marks "
-            "what a push replaces. Mend them, or take both out and a new section is added. Nothing was uploaded."
+            f"The card has {len(starts)} lines {begin} and {len(ends)} lines {end}; one of each, in this "
+            "order, marks what a push replaces. Mend them, or take both out and a new section is added. "
+            "Nothing was uploaded."
         )
     return text[: starts[0]] + block + text[ends[0] + len(end) :]
 
@@ -137,8 +138,8 @@ def _with_front(text: str, ours: Mapping[str, Any]) -> str:
         card = RepoCard(text if _FRONT.match(text) else f"---\n{{}}\n---\n{text}")
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise InputError(
-            f"The front matter of the card cannot be read ({' '.join(str(error).split())[:200]}). Mend it, between the "
-            "two lines ---, and push again. Nothing was uploaded."
+            f"The front matter of the card cannot be read ({' '.join(str(error).split())[:200]}). Mend it, "
+            "between the two lines ---, and push again. Nothing was uploaded."
         ) from None
     theirs = card.data.to_dict()
     for key, value in ours.items():

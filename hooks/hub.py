@@ -1,9 +1,9 @@
-"""Files of a repository on the Hugging Face hub: up in one commit, down by name and checked, or an error that says why.
+"""Files of a repository on the Hugging Face hub: up in one commit, down by name and checked.
 
 A commit holds all of a push or none of it, and is refused if the repository has changed since it was read.
-Down come only the files that were chosen from the listing, of one commit, each compared with the hash
-that this commit has for it: sha256 for large files, git's own for small ones. Nothing is unpickled; a
-pickled file is not even fetched.
+Down come only the files that were chosen from the listing, all of one commit, each compared, every time, with
+the hash that the hub gave for it and the cache keeps it by: sha256 for large files, git's own for small ones
+(not on a disk without symbolic links). Nothing is unpickled; a pickled file is not even fetched.
 
 Source: huggingface_hub, whose cache, login and environment (HF_TOKEN, HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE)
 hold here too. Differs from it: progress bars are off, and its errors come as :class:`InputError`.
@@ -19,14 +19,23 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants, get_cached_repo_tree, snapshot_download
-from huggingface_hub.errors import (
+from huggingface_hub import (
+    CommitOperationAdd,
+    HfApi,
+    HfUri,
+    ResolvedRevision,
+    constants,
+    get_cached_repo_tree,
+    parse_hf_uri,
+    snapshot_download,
+)
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is the transport's
     CachedRepoTreeNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HfUriError,
     HFValidationError,
-    HTTPError,  # type: ignore[attr-defined]  # the transport's own, whichever library carries it
+    HTTPError,
     LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
@@ -34,14 +43,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     RevisionResolutionError,
 )
-from huggingface_hub.hf_api import ModelInfo, RepoFile
-from huggingface_hub.utils import (
-    HfUri,
+from huggingface_hub.hf_api import ModelInfo
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from huggingface_hub.utils.tqdm import (
     are_progress_bars_disabled,
     disable_progress_bars,
     enable_progress_bars,
-    parse_hf_uri,
-    validate_repo_id,
 )
 
 from hooks.errors import InputError, UnlatchError, VectorError
@@ -70,7 +77,9 @@ def reference(name: str | Path) -> HfUri | None:
     except (HfUriError, HFValidationError) as error:
         raise InputError(f"{error} Write hf://user/repo, or hf://user/repo@revision/file.") from None
     if found.type != "model":
-        raise InputError(f"{text} is a {found.type}; vectors and dictionaries are kept in model repositories.")
+        raise InputError(
+            f"{text} is a {found.type}; vectors and dictionaries are kept in model repositories."
+        )
     return found
 
 
@@ -81,7 +90,11 @@ def within(name: str) -> str:
         InputError: for an absolute path, one with ``..``, a backslash, a colon or a control character.
     """
     parts = name.split("/")
-    if {"", ".", ".."} & set(parts) or re.search(r"[\\:\x00-\x1f\x7f]", name) or PurePosixPath(name).is_absolute():
+    if (
+        {"", ".", ".."} & set(parts)
+        or re.search(r"[\\:\x00-\x1f\x7f]", name)
+        or PurePosixPath(name).is_absolute()
+    ):
         raise InputError(
             f"{name!r} is no name of a file in a repository: write folders and file with / between them, and "
             "no .. among them."
@@ -127,8 +140,8 @@ class Repo:
             validate_repo_id(self.id)
         except HFValidationError:
             raise InputError(
-                f"{self.id!r} is no folder that is here, and no hub id: those are user/repo, in letters, digits, "
-                "dots, dashes and underscores."
+                f"{self.id!r} is no folder that is here, and no hub id: those are user/repo, in letters, "
+                "digits, dots, dashes and underscores."
             ) from None
 
     @property
@@ -152,8 +165,8 @@ class Repo:
             The folder that holds them, under their names.
 
         Raises:
-            InputError: if there is no such repository or revision, or none that this login may see; if the hub
-                cannot be reached; whatever ``choose`` raises.
+            InputError: if there is no such repository or revision, or none that this login may see; if the
+                hub cannot be reached; whatever ``choose`` raises.
             VectorError: if a file is not what the commit says it is.
         """
         offline = self.local_files_only or constants.is_offline_mode()
@@ -161,8 +174,7 @@ class Repo:
             commit = self._api.resolve_revision(
                 self.id, revision=self.revision, cache_dir=self.cache_dir, local_files_only=offline
             )
-            listing = self._listing(commit, offline)
-            chosen = [within(name) for name in choose(sorted(listing))]
+            chosen = [within(name) for name in choose(sorted(self._listing(commit, offline)))]
             folder = Path(
                 snapshot_download(
                     self.id,
@@ -176,19 +188,19 @@ class Repo:
                 )
             )
         for name in chosen:
-            _check(folder / name, listing[name], self.id)
+            _check(folder / name, f"{name} of {self.id}")
         return folder
 
-    def _listing(self, commit: str, offline: bool) -> dict[str, RepoFile]:
-        """The files of a commit, by name; from the cache, where it is known."""
+    def _listing(self, commit: ResolvedRevision, offline: bool) -> list[str]:
+        """The files of a commit; from the cache, where they are known."""
         try:
-            files = get_cached_repo_tree(self.id, revision=commit, cache_dir=self.cache_dir)
+            return [
+                file.path for file in get_cached_repo_tree(self.id, revision=commit, cache_dir=self.cache_dir)
+            ]
         except CachedRepoTreeNotFoundError:
             if offline:
                 raise
-            tree = self._api.list_repo_tree(self.id, recursive=True, revision=commit)
-            files = [file for file in tree if isinstance(file, RepoFile)]
-        return {file.path: file for file in files}
+            return self._api.list_repo_files(self.id, revision=commit.resolved)
 
     def commit(
         self,
@@ -225,9 +237,9 @@ class Repo:
             assert isinstance(head, ModelInfo)
             if private is not None and head.private is not None and head.private != private:
                 raise InputError(
-                    f"{repo.id} is {'private' if head.private else 'public'} already, and a push does not change "
-                    f"that. Change it in the settings of {repo.page}, push to another repository, or leave "
-                    "private out. Nothing was uploaded."
+                    f"{repo.id} is {'private' if head.private else 'public'} already, and a push does not "
+                    f"change that. Change it in the settings of {repo.page}, push to another repository, or "
+                    "leave private out. Nothing was uploaded."
                 )
             text = card(repo.id, repo._card(head)).encode()
             additions = [
@@ -253,7 +265,9 @@ class Repo:
             try:
                 return Path(path).read_bytes().decode("utf-8-sig")
             except UnicodeDecodeError:
-                raise InputError(f"The card of {self.id} is no UTF-8 text. Save it as such, and push again.") from None
+                raise InputError(
+                    f"The card of {self.id} is no UTF-8 text. Save it as such, and push again."
+                ) from None
 
     @contextmanager
     def _explained(self, doing: str) -> Iterator[None]:
@@ -275,15 +289,15 @@ class Repo:
                 return f"it is gated. Ask for access on {self.page}, then {LOG_IN}."
             case RepositoryNotFoundError():
                 return (
-                    f"{self._api.endpoint} has no such model repository, or not for this login. Check the name; if it "
-                    f"is private, {LOG_IN}."
+                    f"{self._api.endpoint} has no such model repository, or not for this login. Check the "
+                    f"name; if it is private, {LOG_IN}."
                 )
             case RevisionNotFoundError():
                 return f"it has no revision {self.revision!r}; it has {self._revisions()}."
             case RevisionResolutionError() | LocalEntryNotFoundError() | CachedRepoTreeNotFoundError():
                 return (
-                    "it is not in the cache, or not all of it, and the hub cannot be asked: get it once with a "
-                    "network, and without local_files_only=True or HF_HUB_OFFLINE."
+                    "it is not in the cache, or not all of it, and the hub cannot be asked: get it once with "
+                    "a network, and without local_files_only=True or HF_HUB_OFFLINE."
                 )
             case OfflineModeIsEnabled():
                 return "HF_HUB_OFFLINE is set, and this needs the network. Unset it."
@@ -303,8 +317,8 @@ class Repo:
             return f"{self._api.endpoint} answers {status} ({said}). Try again later."
         if status is None and isinstance(error, (HTTPError, ConnectionError)):
             return (
-                f"{self._api.endpoint} cannot be reached ({said}). Check the network; what was downloaded before "
-                "is read with local_files_only=True."
+                f"{self._api.endpoint} cannot be reached ({said}). Check the network; what was downloaded "
+                "before is read with local_files_only=True."
             )
         return f"{said}."
 
@@ -336,24 +350,27 @@ def _line(text: str, length: int) -> str:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What an upload failed of, where it is wrapped."""
-    while type(error) is RuntimeError and error.__cause__ is not None:
+    """What it failed of: an error of one file, or one for which the cache was no help, wraps another."""
+    wraps = (RuntimeError, RevisionResolutionError, LocalEntryNotFoundError)
+    while isinstance(error, wraps) and error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
-def _check(path: Path, listed: RepoFile, repo: str) -> None:
-    if listed.lfs is not None:
-        with path.open("rb") as file:
-            expected, actual = listed.lfs.sha256, hashlib.file_digest(file, "sha256").hexdigest()
-    else:
-        content = path.read_bytes()
-        blob = b"blob %d\0" % len(content) + content
-        expected, actual = listed.blob_id, hashlib.sha1(blob, usedforsecurity=False).hexdigest()
-    if actual != expected:
+def _check(path: Path, name: str) -> None:
+    kept = path.resolve()
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", kept.name):
+        return
+    with kept.open("rb") as file:
+        if len(kept.name) == 64:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+        else:
+            git = hashlib.sha1(b"blob %d\0" % kept.stat().st_size, usedforsecurity=False)
+            actual = hashlib.file_digest(file, lambda: git).hexdigest()
+    if actual != kept.name:
         raise VectorError(
-            f"{listed.path} of {repo} is damaged or altered: its hash is {actual}, and the commit has {expected}. "
-            f"Delete {path.resolve()} and get it again."
+            f"{name} is damaged or altered: its hash is {actual}, not {kept.name}. Delete {kept} and get it "
+            "again."
         )
 
 

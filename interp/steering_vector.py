@@ -332,8 +332,8 @@ class SteeringVector:
             Address of the commit, or of the pull request.
 
         Raises:
-            InputError: for a name that cannot be one; if this login may not write there; if the hub refuses or
-                cannot be reached. Nothing is committed then.
+            InputError: for a name that cannot be one; if this login may not write there; if the hub refuses
+                or cannot be reached. Nothing is committed then.
 
         Example:
             >>> vector.push_to_hub("ada/brief-smollm2", private=True)
@@ -379,8 +379,8 @@ class SteeringVector:
             endpoint: Address of another hub than the default.
 
         Raises:
-            InputError: if there is no such folder or repository, or none that this login may see; if the hub cannot
-                be reached; if there is no such file, or several to choose from, with their names.
+            InputError: if there is no such folder or repository, or none that this login may see; if the hub
+                cannot be reached; if there is no such file, or several to choose from, with their names.
             VectorError: as :meth:`load`.
         """
         if (found := reference(repo_id_or_folder)) is not None:

@@ -12,7 +12,12 @@ _LENGTH = (("cos, lengths matched", "cos_matched"), ("cos, position out", "cos_p
 
 
 def vector_card(
-    vector: SteeringVector, repo_id: str, filename: str, *, card: str | None = None, license: str | None = None
+    vector: SteeringVector,
+    repo_id: str,
+    filename: str,
+    *,
+    card: str | None = None,
+    license: str | None = None,
 ) -> str:
     """A repository's card with the section about this file.
 
@@ -52,10 +57,11 @@ def _facts(vector: SteeringVector) -> str:
         for line in (
             f"**Plus is toward the first pole.** First pole: {code(vector.poles[0])}. "
             f"Second pole: {code(vector.poles[1])}.",
-            f"One direction for each of {len(layers)} layers, {layers[0]} to {layers[-1]} (0-based blocks), at "
-            f"{code(vector.kind)}, {vector.d_model} wide.",
-            f"Estimator {code(vector.estimator)}, reading {code(vector.read)}, from {number(vector.n_pairs, ',')} pairs "
-            f"with hash {code(vector.pairs_hash)}, seed {number(vector.seed, 'd')}.",
+            f"One direction for each of {len(layers)} layers, {layers[0]} to {layers[-1]} (0-based blocks), "
+            f"at {code(vector.kind)}, {vector.d_model} wide.",
+            f"Estimator {code(vector.estimator)}, reading {code(vector.read)}, from "
+            f"{number(vector.n_pairs, ',')} pairs with hash {code(vector.pairs_hash)}, seed "
+            f"{number(vector.seed, 'd')}.",
             _recommended(vector),
             _sign(vector),
             f"Made for {code(shown_name(vector.model))}: weights {code(vector.fingerprint)}, tokenizer "
@@ -70,8 +76,8 @@ def _recommended(vector: SteeringVector) -> str:
         return "Recommended layer and dose: none; nobody has chosen them on problems."
     chosen = vector.recommended
     return (
-        f"Recommended: layer {number(chosen.layer, 'd')}, dose {number(chosen.dose)} of the median norm of the residual "
-        f"stream at that site. How they were chosen: {code(chosen.how, 600)}."
+        f"Recommended: layer {number(chosen.layer, 'd')}, dose {number(chosen.dose)} of the median norm of "
+        f"the residual stream at that site. How they were chosen: {code(chosen.how, 600)}."
     )
 
 
@@ -80,10 +86,11 @@ def _sign(vector: SteeringVector) -> str:
     if test is None:
         return "Sign test: none was made; that plus does what the first pole says is an assumption."
     return (
-        f"Sign test {'passed' if test.passed else '**failed**'} on {code(test.outcome)}, which the first pole "
-        f"{code(test.first_pole)}: mean {number(test.plus)} at dose +{number(test.dose)}, {number(test.plain)} without, "
-        f"{number(test.minus)} at dose -{number(test.dose)}; minus less plus, 95% interval paired over problems, "
-        f"[{number(test.low)}, {number(test.high)}], n = {number(test.n, 'd')}."
+        f"Sign test {'passed' if test.passed else '**failed**'} on {code(test.outcome)}, which the first "
+        f"pole {code(test.first_pole)}: mean {number(test.plus)} at dose +{number(test.dose)}, "
+        f"{number(test.plain)} without, {number(test.minus)} at dose -{number(test.dose)}; minus less plus, "
+        f"95% interval paired over problems, [{number(test.low)}, {number(test.high)}], n = "
+        f"{number(test.n, 'd')}."
     )
 
 
@@ -108,17 +115,19 @@ def _reliability(vector: SteeringVector) -> str:
     if measured:
         one = next(iter(measured.values()))
         said.append(
-            "Cosine of vectors from two halves of the pairs, cosine of a left-out pair with the vector of the others, "
-            "and AUROC on held-out pairs. Each stands beside its null: the 95th percentile of the same number over "
-            f"{number(one.n_null, 'd')} draws in which a coin swaps the poles of each pair ({number(one.n_pairs, 'd')} "
-            "pairs). At or below its null a vector is one of nothing."
+            "Cosine of vectors from two halves of the pairs, cosine of a left-out pair with the vector of "
+            "the others, and AUROC on held-out pairs. Each stands beside its null: the 95th percentile of "
+            f"the same number over {number(one.n_null, 'd')} draws in which a coin swaps the poles of each "
+            f"pair ({number(one.n_pairs, 'd')} pairs). At or below its null a vector is one of nothing."
         )
     else:
-        said.append("Its reliability was not measured: nothing says that other pairs would give the same vector.")
+        said.append(
+            "Its reliability was not measured: nothing says that other pairs would give the same vector."
+        )
     if length:
         said.append(
-            "Length: cosine with the vector from tokens at matched positions, and with the vector from which the "
-            "direction of later positions was taken out. Near 1, the poles' lengths did not make it."
+            "Length: cosine with the vector from tokens at matched positions, and with the vector from which "
+            "the direction of later positions was taken out. Near 1, the poles' lengths did not make it."
         )
     else:
         said.append("Length control: none; texts of different length may have made it.")
@@ -135,7 +144,7 @@ def _usage(vector: SteeringVector, repo_id: str, filename: str) -> str:
             "",
             f"lm = load({json.dumps(shown_name(vector.model))})",
             f'vector = SteeringVector.from_pretrained("{repo_id}", lm, filename="{filename}")',
-            f'edit = vector.at({at})  # dose below zero: toward the second pole',
+            f"edit = vector.at({at})  # dose below zero: toward the second pole",
             f'steered = generate(lm, ["{PROMPT}"], edits=[edit])',
             "print(steered.texts[0])",
             "print(steered.receipt)  # where it was written, and how much",
@@ -147,9 +156,10 @@ def _usage(vector: SteeringVector, repo_id: str, filename: str) -> str:
 
 def _limits(vector: SteeringVector) -> str:
     said = [
-        "That it stands for what its poles are called: it is the difference of two sets of texts, with all else in which "
-        "they differ.",
-        "That it does more than the prompt that asks for the same, or than random directions of the same norm: compare.",
+        "That it stands for what its poles are called: it is the difference of two sets of texts, with all "
+        "else in which they differ.",
+        "That it does more than the prompt that asks for the same, or than random directions of the same "
+        "norm: compare.",
         "What it does to another model, tokenizer or chat template: loading refuses them.",
         "What it costs in accuracy at other doses, layers and tasks than those that it was chosen on.",
     ]
