@@ -464,7 +464,7 @@ class ElicitConfig:
     """Keys and combinations such as cot+vector; none given means every key that the settings allow."""
 
     vector: str | None = None
-    """A steering vector's .safetensors file; made from the two prompts where not given."""
+    """A steering vector's .safetensors file, or hf://user/repo; made from the two prompts where not given."""
 
     dictionary: str | None = None
     """Folder or file of a sparse dictionary, or bundled, for the key `feature`."""
@@ -547,7 +547,7 @@ class PasskConfig:
     """A second model, such as the tuned one. One of the two is in memory at a time."""
 
     vector: str | None = None
-    """In place of tuned: a steering vector's .safetensors file, added to the base."""
+    """In place of tuned: a steering vector's .safetensors file, or hf://user/repo, added to the base."""
 
     layer: int | None = None
     """Layer of the vector; default: recommended."""

@@ -34,7 +34,7 @@ def code(value: object, length: int = 200) -> str:
     text = " ".join("".join(map(_seen, str(value))).split())
     text = text if len(text) <= length else text[:length] + "…"
     if not text:
-        return "(empty)"
+        text = "(empty)"
     ticks = "`" * (_longest(text) + 1)
     pad = " " if len(ticks) > 1 or text != text.strip() else ""
     return f"{ticks}{pad}{text}{pad}{ticks}"

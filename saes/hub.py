@@ -1,7 +1,8 @@
 """Dictionaries on the Hugging Face hub as SAELens loads them: a folder each, several in a repository.
 
-``SAE.from_pretrained("user/repo", "blocks.14.hook_resid_post")`` of SAELens reads what :func:`push_to_hub`
-has written, and :func:`from_pretrained` what SAELens has uploaded. Read are ``cfg.json`` and safetensors alone.
+What :func:`push_to_hub` has written, ``SAE.from_pretrained("user/repo", "blocks.14.hook_resid_post")`` of
+SAELens reads, and :func:`from_pretrained` what SAELens has uploaded. Read are ``cfg.json`` and safetensors
+alone.
 """
 
 from collections.abc import Mapping, Sequence

@@ -145,6 +145,8 @@ class _Refused(Exception):
 
 class _Answer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = 1 << 16
     server: Hub
 
     def log_message(self, *_: object) -> None:
