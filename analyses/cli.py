@@ -36,6 +36,7 @@ SUMMARY = """Find out what post-training added to a language model, and what was
   unlatch steer         a prompt answered plain and steered, side by side
   unlatch export        a steering vector as a control vector of llama.cpp
   unlatch gguf-lint     what makes llama.cpp refuse or misplace a control vector, and its repair
+  unlatch push          a steering vector or dictionaries to the Hugging Face hub, with a card
   unlatch replay        a run again, from its config
   unlatch verify        does a model say the same however it is run? for one that you do not know
   unlatch doctor        versions, machine and the self-check of a model, in one paste
@@ -249,6 +250,44 @@ def gguf_lint(file: Annotated[Path, tyro.conf.Positional], fix: Path | None = No
     return fix
 
 
+def push(
+    what: Annotated[Path, tyro.conf.Positional],
+    repo_id: Annotated[str, tyro.conf.Positional],
+    private: bool | None = None,
+    license: str | None = None,
+    filename: str | None = None,
+    revision: str | None = None,
+    message: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Upload a steering vector or dictionaries to the Hugging Face hub, with a card of what is known of them.
+
+    The login is that of `hf auth login`, or HF_TOKEN. Commands read them back as hf://user/repo/file.
+
+    Args:
+        what: A steering vector's .safetensors file; or a dictionary's folder, or a folder of such.
+        repo_id: user/repo; made if it is not there.
+        private: Whether a new repository is; default: as the hub's settings say.
+        license: For the card, e.g. apache-2.0 or mit.
+        filename: Name in the repository; default: the file's, or for a dictionary its site's.
+        revision: Branch to commit to; default: main.
+        message: Of the commit.
+        create_pr: Suggest it as a pull request.
+    """
+    from analyses.push import push
+
+    return push(
+        what,
+        repo_id,
+        name=filename,
+        private=private,
+        license=license,
+        revision=revision,
+        commit_message=message,
+        create_pr=create_pr or None,
+    )
+
+
 def replay(
     run: Annotated[Path, tyro.conf.Positional], place: Annotated[Cluster, tyro.conf.arg(name="")]
 ) -> Path:
@@ -303,7 +342,7 @@ def doctor(
     print(doctor(None if no_model else model, device=device))
 
 
-COMMANDS: dict[str, Callable[..., Path | None]] = {
+COMMANDS: dict[str, Callable[..., Path | str | None]] = {
     "demo": demo,
     "verbosity": verbosity,
     "layers": layers,
@@ -317,6 +356,7 @@ COMMANDS: dict[str, Callable[..., Path | None]] = {
     "steer": steer,
     "export": export,
     "gguf-lint": gguf_lint,
+    "push": push,
     "replay": replay,
     "verify": verify,
     "doctor": doctor,

@@ -142,7 +142,7 @@ class SteerConfig:
     """Answer a prompt plain and steered, side by side."""
 
     vector: str
-    """A steering vector's .safetensors file."""
+    """A steering vector's .safetensors file, or hf://user/repo/file."""
 
     model: str | None = None
     """The model; not given means the one that the vector was made for."""
@@ -319,7 +319,7 @@ class SaeFeaturesConfig:
     """Hub id, local folder, .gguf file, or the bundled smollm2-135m-instruct."""
 
     dictionary: str = "bundled"
-    """Folder or file of a sparse dictionary; bundled is that of the bundled model."""
+    """Folder or file of a sparse dictionary, or hf://user/repo/id; bundled is that of the bundled model."""
 
     any_model: bool = False
     """Allow a dictionary that was trained on another model of the same width."""
@@ -372,7 +372,7 @@ class ModeConfig:
     """Hub id, local folder, .gguf file, or the bundled smollm2-135m-instruct."""
 
     dictionary: str = "bundled"
-    """Folder or file of a sparse dictionary; bundled is that of the bundled model."""
+    """Folder or file of a sparse dictionary, or hf://user/repo/id; bundled is that of the bundled model."""
 
     any_model: bool = False
     """Allow a dictionary that was trained on another model of the same width."""
@@ -464,7 +464,7 @@ class ElicitConfig:
     """Keys and combinations such as cot+vector; none given means every key that the settings allow."""
 
     vector: str | None = None
-    """A steering vector's .safetensors file; made from the two prompts where not given."""
+    """A steering vector's .safetensors file, or hf://user/repo; made from the two prompts where not given."""
 
     dictionary: str | None = None
     """Folder or file of a sparse dictionary, or bundled, for the key `feature`."""
@@ -547,7 +547,7 @@ class PasskConfig:
     """A second model, such as the tuned one. One of the two is in memory at a time."""
 
     vector: str | None = None
-    """In place of tuned: a steering vector's .safetensors file, added to the base."""
+    """In place of tuned: a steering vector's .safetensors file, or hf://user/repo, added to the base."""
 
     layer: int | None = None
     """Layer of the vector; default: recommended."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from hooks.edits import Add
 from hooks.errors import InputError, VectorError
 from hooks.files import whole
+from hooks.hub import PICKLED, Repo, plain, reference, some, within
 from hooks.language_model import LanguageModel
 from hooks.positions import Positions, generated
 from hooks.sites import Site, SiteKind
@@ -285,14 +286,121 @@ class SteeringVector:
     def save(self, path: str | Path) -> Path:
         """Write the file, whole or not at all."""
         path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as part:
+            part.write_bytes(self._bytes())
+        return path
+
+    def _bytes(self) -> bytes:
+        """The file; the same bytes for the same vector."""
         tensors = {f"layer.{i}": v.detach().float().cpu().clone() for i, v in self.vectors.items()}
         facts = {"format": FORMAT, **self._facts()}
         metadata = {name: json.dumps(value) for name, value in facts.items()}
         metadata["checksum"] = _checksum(tensors, metadata)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as part:
-            part.write_bytes(to_bytes(tensors, metadata=metadata))
-        return path
+        return _in_order(to_bytes(tensors, metadata=metadata))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        filename: str = "vector.safetensors",
+        private: bool | None = None,
+        license: str | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool | None = None,
+        token: str | bool | None = None,
+        endpoint: str | None = None,
+    ) -> str:
+        """Upload the file and a card written from its metadata, in one commit.
+
+        The repository is made if it is not there, and may hold several vectors. Of a card that is there,
+        the section about this file is replaced; what people wrote stays. Poles, prompts and names are
+        public where the repository is: they are in the file.
+
+        Args:
+            repo_id: ``user/repo``.
+            filename: The file's name in the repository.
+            private: Whether a new repository is; None leaves it to the hub's settings.
+            license: Of the vector, for the card: ``apache-2.0``, ``mit``, ...
+            revision: Branch to commit to, made if it is not there; None is the main one.
+            create_pr: Suggest it as a pull request, where you may not write.
+            token: None takes the one that is logged in.
+            endpoint: Address of another hub than the default.
+
+        Returns:
+            Address of the commit, or of the pull request.
+
+        Raises:
+            InputError: for a name that cannot be one; if this login may not write there; if the hub refuses
+                or cannot be reached. Nothing is committed then.
+
+        Example:
+            >>> vector.push_to_hub("ada/brief-smollm2", private=True)
+            >>> SteeringVector.from_pretrained("ada/brief-smollm2", lm)
+        """
+        from interp.vector_card import vector_card  # which imports this class
+
+        if not plain(filename).endswith(".safetensors"):
+            raise InputError(f"{filename!r}: a steering vector is a .safetensors file. Name it so.")
+        return Repo(repo_id, revision, token, endpoint).commit(
+            {filename: self._bytes()},
+            lambda repo, card: vector_card(self, repo, filename, card=card, license=license),
+            message=commit_message or f"Steering vector {filename}",
+            private=private,
+            create_pr=create_pr,
+        )
+
+    @staticmethod
+    def from_pretrained(
+        repo_id_or_folder: str | Path,
+        lm: LanguageModel | None = None,
+        *,
+        filename: str | None = None,
+        revision: str | None = None,
+        any_model: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        endpoint: str | None = None,
+    ) -> "SteeringVector":
+        """Read a vector of the hub, or of a folder, and check all of it as :meth:`load` does.
+
+        One file is downloaded, once, and compared with the hash that the commit has for it.
+
+        Args:
+            repo_id_or_folder: ``user/repo``, ``hf://user/repo[@revision][/file]``, or a folder that is here.
+            lm: As for :meth:`load`; so is ``any_model``.
+            filename: Which file; None takes the only one.
+            revision: Branch, tag or commit; a commit's hash is the one that cannot change.
+            token: None takes the one that is logged in; False none.
+            cache_dir: None is the hub's own cache.
+            local_files_only: Do without the network.
+            endpoint: Address of another hub than the default.
+
+        Raises:
+            InputError: if there is no such folder or repository, or none that this login may see; if the hub
+                cannot be reached; if there is no such file, or several to choose from, with their names.
+            VectorError: as :meth:`load`.
+        """
+        if (found := reference(repo_id_or_folder)) is not None:
+            repo_id_or_folder = found.id
+            filename, revision = found.path_in_repo or filename, found.revision or revision
+        if filename is not None:
+            within(filename)
+        folder, where = Path(repo_id_or_folder), str(repo_id_or_folder)
+        if folder.is_dir():
+            names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+            return SteeringVector.load(folder / _the_vector(names, filename, where), lm, any_model=any_model)
+        repo = Repo(where, revision, token, endpoint, cache_dir, local_files_only)
+        chosen: list[str] = []
+
+        def choose(names: Sequence[str]) -> list[str]:
+            chosen.append(_the_vector(names, filename, where))
+            return chosen
+
+        folder = repo.fetch(choose)
+        return SteeringVector.load(folder / chosen[0], lm, any_model=any_model)
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -323,6 +431,7 @@ class SteeringVector:
         """Read a file and check all of it.
 
         Args:
+            path: A file, or ``hf://user/repo[@revision][/file]``, as :meth:`from_pretrained`.
             lm: The model it will steer; None checks the file alone.
             any_model: Accept a vector of another model, tokenizer or chat template.
 
@@ -330,9 +439,13 @@ class SteeringVector:
             InputError: if there is no such file.
             VectorError: for a damaged or altered file, or a vector of another model.
         """
+        if reference(path) is not None:
+            return SteeringVector.from_pretrained(path, lm, any_model=any_model)
         path = Path(path)
         if not path.is_file():
-            raise InputError(f"No file {path}. Pass the path of a .safetensors steering vector.")
+            raise InputError(
+                f"No file {path}. Pass the path of a .safetensors steering vector, or hf://user/repo."
+            )
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
                 metadata = dict(file.metadata() or {})
@@ -400,6 +513,34 @@ def _from_facts(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Stee
         recommended=None if recommended is None else Recommendation(**recommended),
         sign_test=None if sign_test is None else SignTest(**sign_test),
         versions=facts["versions"],
+    )
+
+
+def _in_order(file: bytes) -> bytes:
+    """A safetensors file with its metadata sorted; the library writes it in an order that varies."""
+    length = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + file[8 + length :]
+
+
+def _the_vector(names: Sequence[str], filename: str | None, where: str) -> str:
+    """The one file that is meant, by its name or because there is no other."""
+    found = sorted(name for name in names if name.endswith(".safetensors"))
+    if filename is None and len(found) == 1:
+        return found[0]
+    if filename in found:
+        return filename
+    pickled = any(name.endswith(PICKLED) for name in names)
+    asked = "no steering vector" if filename is None else f"no steering vector {filename!r}"
+    if filename is None and found:
+        raise InputError(f"{where} has several files: {some(found)}. Pass filename= one of them.")
+    raise InputError(
+        f"{where} has {asked}; it has {some(found or sorted(names))}."
+        + (" Pickled files may run code and are not read." if pickled else "")
+        + (" A steering vector is a .safetensors file." if not found else " Pass filename= one of them.")
     )
 
 

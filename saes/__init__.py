@@ -7,6 +7,8 @@ from saes.edits import ScaleLatents as ScaleLatents
 from saes.edits import ShiftPreactivations as ShiftPreactivations
 from saes.formats.saelens import save_dictionary as save_dictionary
 from saes.gated import GatedSAE as GatedSAE
+from saes.hub import from_pretrained as from_pretrained
+from saes.hub import push_to_hub as push_to_hub
 from saes.jumprelu import JumpReLUSAE as JumpReLUSAE
 from saes.load import BUNDLED as BUNDLED
 from saes.load import load_dictionary as load_dictionary

@@ -6,12 +6,14 @@ not stop at one, grouped heads where the family has them, and sliding windows sh
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from hypothesis import settings
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -34,6 +36,7 @@ from transformers import (
 from hooks.language_model import LanguageModel
 from hooks.load import adopt, load
 from hooks.rows import Batch, Row, pad_left
+from tests.stand_in_hub import Hub, running
 
 # --- a tokenizer
 
@@ -143,10 +146,12 @@ settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that takes the bundled model is marked so."""
+    """A test that takes the bundled model is marked so; huggingface_hub 2.4 uploads by an old argument."""
     for item in items:
         if "smollm2" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.bundled)
+        if "hub" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning"))
 
 
 @cache
@@ -238,3 +243,23 @@ def hook_count() -> Callable[[torch.nn.Module], int]:
         return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
 
     return count
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub on loopback, which huggingface_hub takes for the only one, with an empty cache and no login."""
+    with running() as server:
+        for name, value in {
+            "ENDPOINT": server.endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": server.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(tmp_path / "hub-cache"),
+            "HF_TOKEN_PATH": str(tmp_path / "no-login"),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_DISABLE_TELEMETRY": True,
+            "HF_HUB_DISABLE_IMPLICIT_TOKEN": False,
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        yield server

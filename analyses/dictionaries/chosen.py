@@ -1,17 +1,21 @@
-"""The dictionary that a command is about: the bundled one by its name, any other by its path."""
+"""The dictionary that a command is about: the bundled one by its name, any other by path or hf:// name."""
 
 from pathlib import Path
 
 from hooks import LanguageModel
 from hooks.errors import InputError
+from hooks.hub import reference
 from hooks.sites import Site
 from saes import BUNDLED, load_dictionary
 from saes.autoencoder import Autoencoder
+from saes.hub import fetched
 
 
 def folder_of(name: str) -> Path:
-    """Where it is."""
-    return BUNDLED if name == "bundled" else Path(name)
+    """Where it is; one of the hub is downloaded."""
+    if name == "bundled":
+        return BUNDLED
+    return fetched(name) if reference(name) is not None else Path(name)
 
 
 def chosen_dictionary(name: str, lm: LanguageModel, *, any_model: bool = False) -> tuple[Autoencoder, Site]:

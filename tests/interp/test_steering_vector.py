@@ -295,19 +295,20 @@ def test_generating_adds_exactly_the_vector_at_generated_positions(llama, steeri
     for number, prompt in enumerate(prompts):
         start = prompt_row(llama.tokenizer, prompt).prompt_length
         ids = torch.tensor([[*prompt_row(llama.tokenizer, prompt).tokens, *out[number].tokens]])
-        with torch.no_grad(), capture(llama, [site]) as plain:
-            llama.model(ids, use_cache=False)
-        steered, cache, fed = [], None, ids[:, :start]
-        with torch.no_grad(), inject(llama, [edit]), capture(llama, [site]) as acts:
-            for step, token in enumerate(out[number].tokens):
-                passed = llama.model(fed, past_key_values=cache, use_cache=True)
-                steered.append(acts[site][0].clone())
-                cache, fed = passed.past_key_values, ids[:, start + step, None]
-                assert int(passed.logits[0, -1].argmax()) == token
-        moved = torch.cat(steered) - plain[site][0, :-1]
-        expected = torch.zeros_like(moved)
-        expected[start - 1 :] = written  # the last prompt token produces the first generated one
-        torch.testing.assert_close(moved, expected, atol=1e-4, rtol=1e-5)
+        streams = []
+        for edits in ([], [edit]):
+            seen, cache, fed = [], None, ids[:, :start]
+            with torch.no_grad(), inject(llama, edits), capture(llama, [site]) as acts:
+                for step, token in enumerate(out[number].tokens):
+                    passed = llama.model(fed, past_key_values=cache, use_cache=True)
+                    seen.append(acts[site][0].clone())
+                    cache, fed = passed.past_key_values, ids[:, start + step, None]
+                    assert not edits or int(passed.logits[0, -1].argmax()) == token
+            streams.append(torch.cat(seen))
+        plain, steered = streams
+        expected = plain.clone()
+        expected[start - 1 :] += written  # the last prompt token produces the first generated one
+        assert torch.equal(steered, expected)
 
 
 def test_the_receipt_shows_the_dose_that_was_asked(lm, rows, batch):
