@@ -21,7 +21,7 @@ import numpy as np
 from hooks.errors import VectorError
 from hooks.positions import response
 from interp.exchange.addition import KEY, Addition, Content, Format, checked
-from interp.exchange.wire import float32, layer_number, mapping, numbers, read_json, write_json
+from interp.exchange.wire import as_vector, layer_number, mapping, numbers, read_json, write_json
 
 
 def write(path: Path, addition: Addition, called: str) -> Sequence[str]:  # noqa: ARG001
@@ -59,7 +59,7 @@ def read(path: Path) -> Addition:
         layer = layer_number(key, f"{path}: a layer")
         if layer in vectors:
             raise VectorError(f"{path} names layer {layer} twice.")
-        vectors[layer] = float32(_row(rows, f"{path}: the direction of layer {layer}"), f"Layer {layer}")
+        vectors[layer] = as_vector(_row(rows, f"{path}: the direction of layer {layer}"), f"Layer {layer}")
     return Addition(vectors, positions=response, model=data["model_type"], facts=checked(data.get(KEY)))
 
 

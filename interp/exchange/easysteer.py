@@ -28,7 +28,7 @@ from torch import Tensor
 from hooks.errors import VectorError
 from hooks.positions import Positions, everything, generated, response
 from interp.exchange.addition import KEY, Addition, Content, Format, checked
-from interp.exchange.wire import float32, from_base64, layer_number, mapping, number, read_json, write_json
+from interp.exchange.wire import as_vector, from_base64, layer_number, mapping, number, read_json, write_json
 
 VERSION, KIND = 1, "direction"
 APPLY: Mapping[Positions, Mapping[str, Any]] = {
@@ -124,7 +124,7 @@ def _directions(fields: Mapping[str, Any], path: Path) -> dict[int, Tensor]:
         layer = layer_number(digits, f"{path}: the layer of {name!r}")
         if head != "layer" or layer in made:
             raise VectorError(f"{path} has a tensor {name!r}, which is no layer.N, or a second one.")
-        made[layer] = float32(float32(array, f"{path}: {name}") * scale, f"{path}: {name} at its scale")
+        made[layer] = as_vector(as_vector(array, f"{path}: {name}") * scale, f"{path}: {name} at its scale")
     if wire.get("sha256") != _digest(tensors):
         raise VectorError(f"{path} was altered after it was written: its sha256 is of other numbers.")
     return {layer: vector for layer, vector in made.items() if only is None or layer in only}

@@ -24,7 +24,7 @@ import numpy as np
 from hooks.errors import VectorError
 from hooks.sites import SiteKind
 from interp.exchange.addition import KEY, Addition, Content, Format, checked
-from interp.exchange.wire import float32, layer_number, mapping, number, numbers, read_json, write_json
+from interp.exchange.wire import as_vector, layer_number, mapping, number, numbers, read_json, write_json
 
 WIDEST, STRONGEST, DOCUMENTED = 24_576, 300.0, 100.0
 HOOKS: dict[str, SiteKind] = {"hook_resid_pre": "resid_pre", "hook_resid_post": "resid_post"}
@@ -86,7 +86,7 @@ def read(path: Path) -> Addition:
         )
     layer = layer_number(body.get("layerNumber"), f"{path}: layerNumber")
     with np.errstate(over="ignore"):
-        added = float32(vector * strength, f"{path}: the vector at its strength")
+        added = as_vector(vector * strength, f"{path}: the vector at its strength")
     model = body.get("modelId")
     return Addition(
         {layer: added},

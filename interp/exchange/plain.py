@@ -17,7 +17,7 @@ from hooks.files import whole
 from hooks.positions import generated
 from hooks.sites import KINDS, Site
 from interp.exchange.addition import KEY, Addition, Content, Format, packed, unpacked
-from interp.exchange.wire import float32, read_safetensors
+from interp.exchange.wire import as_vector, read_safetensors
 
 
 def write(path: Path, addition: Addition, called: str) -> Sequence[str]:
@@ -60,7 +60,7 @@ def read(path: Path) -> Addition:
         kinds.add(site.kind)
         if site.layer in vectors and len(kinds) == 1:
             raise VectorError(f"{path} names {site} twice.")
-        vectors[site.layer] = float32(tensor, name)
+        vectors[site.layer] = as_vector(tensor, name)
     if len(kinds) > 1:
         raise VectorError(f"{path} mixes the sites {', '.join(sorted(kinds))}. Keep one kind in a file.")
     return Addition(

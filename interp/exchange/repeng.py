@@ -26,7 +26,7 @@ from torch import Tensor
 from hooks.errors import VectorError
 from interp.exchange.addition import MAX_LAYER, Addition, Content, Format, addition_of, packed, unpacked
 from interp.exchange.gguf import HINT, PROVENANCE, opened, value, write_directions
-from interp.exchange.wire import float32
+from interp.exchange.wire import as_vector
 from interp.steering_vector import SteeringVector
 
 
@@ -81,7 +81,7 @@ def to_directions(
 
 
 def from_directions(
-    directions: Mapping[int, Any], *, model_type: str = "", facts: Mapping[str, Any] | None = None
+    directions: Mapping[Any, Any], *, model_type: str = "", facts: Mapping[str, Any] | None = None
 ) -> Addition:
     """What coefficient 1 of ``ControlVector.directions`` adds; for :func:`interp.exchange.vector_of`.
 
@@ -92,7 +92,7 @@ def from_directions(
     for layer, values in directions.items():
         if isinstance(layer, bool) or not isinstance(layer, int | np.integer) or not 0 <= layer <= MAX_LAYER:
             raise VectorError(f"A direction is of layer {layer!r}; layers are counted from 0.")
-        made[int(layer)] = float32(values, f"The direction of layer {layer}")
+        made[int(layer)] = as_vector(values, f"The direction of layer {layer}")
     return Addition(made, model=model_type, facts=facts)
 
 

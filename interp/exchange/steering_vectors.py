@@ -28,7 +28,7 @@ from safetensors.torch import save as to_bytes
 from hooks.errors import InputError, VectorError
 from hooks.files import whole
 from interp.exchange.addition import KEY, MAX_LAYER, Addition, Content, Format, addition_of, packed, unpacked
-from interp.exchange.wire import float32, layer_number, read_safetensors
+from interp.exchange.wire import as_vector, layer_number, read_safetensors
 from interp.steering_vector import SteeringVector
 
 LAYER_TYPE, PREFIX = "decoder_block", "layer_activations."
@@ -60,7 +60,7 @@ def read(path: Path) -> Addition:
         layer = layer_number(name.removeprefix(PREFIX), f"The layer of {name!r}")
         if layer in vectors:
             raise VectorError(f"{path} names layer {layer} twice.")
-        vectors[layer] = float32(tensor, name)
+        vectors[layer] = as_vector(tensor, name)
     return Addition(vectors, model=metadata.get("model", ""), facts=unpacked(metadata.get(KEY)))
 
 
@@ -109,7 +109,7 @@ def from_object(steering: Any, *, model: str = "") -> Addition:
     for layer, values in activations.items():
         if type(layer) is not int or not 0 <= layer <= MAX_LAYER:
             raise VectorError(f"It has a vector at layer {layer!r}; layers are counted from 0 here.")
-        vectors[layer] = float32(values.reshape(-1), f"The vector at layer {layer}")
+        vectors[layer] = as_vector(values.reshape(-1), f"The vector at layer {layer}")
     return Addition(vectors, model=model)
 
 

@@ -89,6 +89,14 @@ def float32(values: np.ndarray | Tensor, what: str) -> Float[Tensor, "..."]:
     return tensor
 
 
+def as_vector(values: np.ndarray | Tensor, what: str) -> Float[Tensor, " d_model"]:
+    """The same of one dimension; :class:`VectorError` for any other shape."""
+    tensor = float32(values, what)
+    if tensor.dim() != 1:
+        raise VectorError(f"{what} has the shape {tuple(tensor.shape)}; one dimension of numbers is due.")
+    return tensor
+
+
 def from_base64(
     data: object, shape: object, dtype: str, what: str, *, at_most: int = MAX_NUMBERS
 ) -> np.ndarray:
