@@ -131,9 +131,8 @@ def recognised(path: str | Path) -> Format:
     if content.metadata.get("format") == json.dumps(FORMAT):
         raise InputError(f"{path} is a steering vector of this toolkit already: load it as it is.")
     raise InputError(
-        f"{path} is none of the formats {', '.join(FORMATS)}, as far as its {content.container} "
-        f"says. Name one with "
-        "format (--format)."
+        f"{path} is none of the formats {', '.join(FORMATS)}, as far as its {content.container} says. Name "
+        "one with format (--format)."
     )
 
 
@@ -162,11 +161,9 @@ def import_vector(
     how = f"strength 1 of {path.name}, {chosen.name}"
     if lm is None and not addition.sealed:
         raise InputError(
-            f"{path} "
-            f"{'was changed after we wrote it' if addition.facts else 'is not a file of ours'}, so "
-            f"nothing in "
-            "it says how large the residual stream is, or of which weights. Pass the model that it "
-            "steers (--model)."
+            f"{path} {'was changed after we wrote it' if addition.facts else 'is not a file of ours'}, so "
+            "nothing in it says how large the residual stream is, or of which weights. Pass the model "
+            "that it steers (--model)."
         )
     return vector_of(addition, lm, how=how, any_model=any_model)
 

@@ -146,9 +146,8 @@ def addition_of(
         edits = vector.over(layers, dose=dose)
     if len(edits) > 1 and not target.many:
         raise VectorError(
-            f"{target.program} takes one layer in a {target.name} file, and {len(edits)} were asked "
-            f"for. Export "
-            "one layer, or a file for each."
+            f"{target.program} takes one layer in a {target.name} file, and {len(edits)} were asked for. "
+            "Export one layer, or a file for each."
         )
     kinds = {edit.site: _site_in(target, edit.site) for edit in edits}
     added = {kinds[edit.site].layer: edit.parameters()[0].contiguous() for edit in edits}
@@ -188,11 +187,15 @@ def _site_in(target: Format, site: Site) -> Site:
 
 
 def facts_of(vector: SteeringVector, edits: Sequence[Add]) -> dict[str, Any]:
-    """All that is known of a vector, at the layers of ``edits`` alone, and the dose of each."""
+    """All that is known of a vector, at the layers of ``edits`` alone, and the dose of each.
+
+    Measures that are not finite, which JSON does not have, are not among it.
+    """
     layers = [edit.site.layer for edit in edits]
     facts = vector.facts()
-    for name in ("resid_norm", "reliability", "length_control"):
-        facts[name] = {key: value for key, value in facts[name].items() if int(key) in layers}
+    for name in ("reliability", "length_control"):
+        facts[name] = {at: of for at, of in facts[name].items() if int(at) in layers and _numbers(of)}
+    facts["resid_norm"] = {at: norm for at, norm in facts["resid_norm"].items() if int(at) in layers}
     if facts["recommended"] is not None and facts["recommended"]["layer"] not in layers:
         facts["recommended"] = None
     facts["poles"] = list(vector.poles)

@@ -50,9 +50,8 @@ def read(path: Path) -> Addition:
         raise VectorError(f"{path} has no model_type, and AISteer360 reads no file without it.")
     if data.get("num_heads") is not None or data.get("head_dim") is not None:
         raise VectorError(
-            f"{path} holds directions of single heads (num_heads, head_dim), which are added before "
-            f"the heads "
-            "are joined. Only vectors of the residual stream can be imported."
+            f"{path} holds directions of single heads (num_heads, head_dim), which are added before the "
+            "heads are joined. Only vectors of the residual stream can be imported."
         )
     vectors = {}
     for key, rows in directions.items():
@@ -67,9 +66,8 @@ def _row(rows: object, what: str) -> np.ndarray:
     if isinstance(rows, list) and rows and isinstance(rows[0], list):
         if len(rows) != 1:
             raise VectorError(
-                f"{what} has {len(rows)} rows: one for each token, or a plane. Only a single "
-                f"vector, which is "
-                "added at every position alike, can be imported."
+                f"{what} has {len(rows)} rows: one for each token, or a plane. Only a single vector, which "
+                "is added at every position alike, can be imported."
             )
         rows = rows[0]
     return numbers(rows, what)

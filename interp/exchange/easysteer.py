@@ -94,14 +94,13 @@ def _directions(fields: Mapping[str, Any], path: Path) -> dict[int, Tensor]:
         raise VectorError(f"{path} asks for {fields['algorithm']!r}; only direct adds a vector.")
     if fields.get("normalize", False) is not False:
         raise VectorError(
-            f"{path} asks for normalize: each token is scaled back to its old norm, which adding a "
-            f"vector does "
-            "not do. Set it to false to import the vector alone."
+            f"{path} asks for normalize: each token is scaled back to its old norm, which adding a vector "
+            "does not do. Set it to false to import the vector alone."
         )
     if fields.get("source") is not None:
         raise VectorError(
             f"{path} names the file {str(fields['source'])[:80]!r} of the server. Import that one, "
-            f"--format repeng."
+            "--format repeng."
         )
     wire = mapping(fields.get("data"), f"{path}: data")
     tensors = mapping(wire.get("tensors"), f"{path}: tensors")

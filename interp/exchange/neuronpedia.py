@@ -42,9 +42,8 @@ def write(path: Path, addition: Addition, called: str) -> Sequence[str]:
         raise VectorError(f"Neuronpedia takes {WIDEST} numbers, and this vector has {len(vector)}.")
     if norm > STRONGEST:
         raise VectorError(
-            f"Neuronpedia takes strengths up to {STRONGEST:g}, and this edit has the norm "
-            f"{norm:.4g}. Export a "
-            f"dose that is {norm / STRONGEST:.3g} times smaller, or an earlier layer."
+            f"Neuronpedia takes strengths up to {STRONGEST:g}, and this edit has the norm {norm:.4g}. "
+            f"Export a dose that is {norm / STRONGEST:.3g} times smaller, or an earlier layer."
         )
     model_id = addition.model.rpartition("/")[2].lower()
     body = {

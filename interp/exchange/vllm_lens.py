@@ -74,9 +74,8 @@ def read(path: Path) -> Addition:
         fields = mapping(member, f"{path}: a steering vector")
         if fields.get("norm_match", False) is not False:
             raise VectorError(
-                f"{path} asks for norm_match: each token is scaled back to its old norm, which "
-                f"adding a vector "
-                "does not do. Set it to false to import the vector alone."
+                f"{path} asks for norm_match: each token is scaled back to its old norm, which adding a "
+                "vector does not do. Set it to false to import the vector alone."
             )
         if fields.get("position_indices") is not None:
             raise VectorError(

@@ -1,5 +1,6 @@
 """Identity: what comes back from a file of any format is the very edit that was exported."""
 
+import math
 from dataclasses import replace
 from functools import cache
 
@@ -124,6 +125,16 @@ def test_a_file_that_was_changed_is_taken_for_a_strangers(to, case_of, tmp_path)
     FORMATS[to].write(path, doubled, "doubled")
     with pytest.raises(InputError, match=r"was changed after we wrote it.*--model"):
         import_vector(path, format=to)
+
+
+def test_measures_that_are_no_numbers_stay_behind(llama, tmp_path):
+    vector = random_vector(llama)
+    broken = replace(
+        vector, reliability=vector.reliability | {2: replace(vector.reliability[2], auroc=math.nan)}
+    )
+    for to in ("gguf", "aisteer360"):
+        made = export(Case(broken, [1, 2], 0.3), to, tmp_path)
+        assert import_vector(made.files[0]).reliability == {1: vector.reliability[1]}
 
 
 def test_a_vector_of_another_model_is_refused_unless_it_is_allowed(llama, tiny, tmp_path):
