@@ -29,7 +29,7 @@ from interp.exchange import (
     vllm_lens,
 )
 from interp.exchange.addition import Addition, Content, Format, addition_of, existing, left_behind
-from interp.exchange.wire import read_safetensors
+from interp.exchange.wire import safetensors_names
 from interp.residual_norm import own_residual_norms
 from interp.steering_vector import FORMAT, Recommendation, SteeringVector, from_facts, library_versions
 
@@ -245,8 +245,8 @@ def _content(path: Path) -> Content:
     if head[:2] == b"PK":
         return Content(path, "zip")
     if head[8:] == b"{":
-        tensors, metadata = read_safetensors(path)
-        return Content(path, "safetensors", frozenset(tensors), metadata)
+        names, metadata = safetensors_names(path)
+        return Content(path, "safetensors", frozenset(names), metadata)
     try:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError):

@@ -4,8 +4,9 @@ import base64
 import binascii
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 from hooks.errors import InputError, VectorError
 from hooks.files import write_text
 from interp.exchange.addition import MAX_LAYER, MAX_NUMBERS, existing
+
+T = TypeVar("T")
 
 DTYPES = {"float32": "<f4", "float64": "<f8", "float16": "<f2"}
 
@@ -134,9 +137,18 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         InputError: if there is no such file.
         VectorError: if it is no safetensors file.
     """
+    return _safetensors(path, lambda file: {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+
+def safetensors_names(path: Path) -> tuple[list[str], dict[str, str]]:
+    """The names of the tensors of a .safetensors file alone, and its metadata; raises as the above."""
+    return _safetensors(path, lambda file: list(file.keys()))
+
+
+def _safetensors(path: Path, taken: Callable[[Any], T]) -> tuple[T, dict[str, str]]:
     try:
         with safe_open(existing(path), framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            return taken(file), dict(file.metadata() or {})
     except InputError:
         raise
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
