@@ -3,11 +3,12 @@
     h_l += a_l    with    a_l = dose * median residual norm at l * unit vector at l
 
 in float32, by 0-based block l. The dose is baked in, so strength 1 of any program is the dose that was
-exported, and half the strength is half the dose. A format that has a strength of its own carries 1 there.
+exported, and half the strength is half the dose. A format that has a strength of its own carries 1 there
+(but for Neuronpedia, which may normalise the vector: see :mod:`interp.exchange.neuronpedia`).
 
 Beside the vectors a file of ours carries ``facts``: everything that is known of the steering vector it
-came from, restricted to the layers it holds, and sealed by a checksum of the numbers. Other programs pass
-over them. They bring the vector back whole, and are not believed where the numbers have changed since.
+came from, restricted to the layers it holds, and sealed by a checksum of both. Other programs pass over
+them. They bring the vector back whole, and are not believed where anything has changed since.
 """
 
 import hashlib
