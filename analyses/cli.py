@@ -34,7 +34,8 @@ SUMMARY = """Find out what post-training added to a language model, and what was
   unlatch thinking      what does thinking before an answer change?
   unlatch vector        a steering vector for any model and concept, with its reliability
   unlatch steer         a prompt answered plain and steered, side by side
-  unlatch export        a steering vector as a control vector of llama.cpp
+  unlatch export        a steering vector for llama.cpp, repeng, vLLM and others
+  unlatch import        a vector of theirs as a steering vector
   unlatch gguf-lint     what makes llama.cpp refuse or misplace a control vector, and its repair
   unlatch push          a steering vector or dictionaries to the Hugging Face hub, with a card
   unlatch replay        a run again, from its config
@@ -212,24 +213,78 @@ def steer(
 def export(
     vector: Annotated[Path, tyro.conf.Positional],
     out: Path,
-    to: Literal["gguf"] = "gguf",
-    layer: int | None = None,
+    to: Literal[
+        "gguf",
+        "repeng",
+        "steering-vectors",
+        "aisteer360",
+        "vllm-lens",
+        "hotwire",
+        "easysteer",
+        "neuronpedia",
+        "safetensors",
+    ] = "gguf",
+    layer: tuple[int, ...] = (),
     dose: float | None = None,
 ) -> Path:
-    """A steering vector as a file that another program reads, with the dose baked in.
+    """A steering vector as a file that another program reads, with the dose baked in: strength 1 is the dose.
+
+    Says on stderr what the other program does otherwise, and what of the vector the file does not hold.
 
     Args:
         vector: A steering vector's .safetensors file.
-        out: The file to write.
-        to: gguf is a control vector of llama.cpp, which adds it at every position.
-        layer: Default: recommended.
+        out: The file to write: .gguf for gguf (llama.cpp) and repeng, .safetensors for steering-vectors and
+            safetensors, .svec for aisteer360, .pt for hotwire, .json for the others.
+        to: The program, or safetensors for anybody.
+        layer: One, or several that share the dose; default: recommended.
         dose: Fraction of the median residual norm that strength 1 adds; default: recommended.
     """
-    from interp.control_vectors import export_control_vector
+    from interp.exchange import export_vector
     from interp.steering_vector import SteeringVector
 
-    exports = {"gguf": export_control_vector}
-    return exports[to](SteeringVector.load(vector), out, layer=layer, dose=dose)
+    layers = layer if len(layer) > 1 else (*layer, None)[0]
+    made = export_vector(SteeringVector.load(vector), out, to=to, layer=layers, dose=dose)
+    for what in made.differs:
+        print(f"differs: {what}", file=sys.stderr)
+    for what in made.left_behind:
+        print(f"left behind: {what}", file=sys.stderr)
+    return made.files[0]
+
+
+def import_(
+    file: Annotated[Path, tyro.conf.Positional],
+    out: Path,
+    format: str | None = None,
+    model: str | None = None,
+    any_model: bool = False,
+    device: str | None = None,
+) -> Path:
+    """A vector of another program as a steering vector, whose recommended dose is what strength 1 adds there.
+
+    Args:
+        file: What `unlatch export` writes, or what others write in those formats.
+        out: The .safetensors file to write.
+        format: gguf, repeng, steering-vectors, aisteer360, vllm-lens, hotwire, easysteer, neuronpedia or
+            safetensors; default: by what the file holds.
+        model: The model that it steers; needed for a file that is not ours, to measure its residual norms.
+        any_model: Take a file of ours that was made for another model.
+        device: Device of the model, e.g. cpu or cuda:0; default: a GPU where there is one.
+    """
+    from hooks import load
+    from hooks.errors import InputError
+    from interp.exchange import import_vector, read_vector
+
+    if out.suffix != ".safetensors":
+        raise InputError(f"A steering vector ends in .safetensors, and --out is {out}.")
+    read_vector(file, format)  # a file that is none is refused before a model is loaded
+    lm = None if model is None else load(model, device=device)
+    vector = import_vector(file, lm, format=format, any_model=any_model)
+    if vector.recommended is None:
+        print("several layers, so none is recommended: pass a layer and a dose to steer", file=sys.stderr)
+    else:
+        chosen = vector.recommended
+        print(f"layer {chosen.layer}, dose {chosen.dose:g}: {chosen.how}", file=sys.stderr)
+    return vector.save(out)
 
 
 def gguf_lint(file: Annotated[Path, tyro.conf.Positional], fix: Path | None = None) -> Path | None:
@@ -240,7 +295,7 @@ def gguf_lint(file: Annotated[Path, tyro.conf.Positional], fix: Path | None = No
         fix: Write what can be kept to this file, which llama.cpp reads.
     """
     from hooks.errors import VectorError
-    from interp.control_vectors import lint, repair
+    from interp.exchange.gguf import lint, repair
 
     findings = lint(file) if fix is None else repair(file, fix)
     for finding in findings:
@@ -355,6 +410,7 @@ COMMANDS: dict[str, Callable[..., Path | str | None]] = {
     "vector": vector,
     "steer": steer,
     "export": export,
+    "import": import_,
     "gguf-lint": gguf_lint,
     "push": push,
     "replay": replay,

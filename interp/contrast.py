@@ -40,6 +40,7 @@ from hooks.tracker import frame_of
 from interp.estimators import Estimator, estimate
 from interp.pairs import AskedPair, Pair, pairs_hash
 from interp.reliability import cosine, reliability
+from interp.residual_norm import median_norm, stream_site, token_norms
 from interp.steering_vector import SteeringVector, library_versions
 
 READS: tuple[Positions, ...] = (response, last(1))
@@ -199,15 +200,6 @@ def _check(pairs: Sequence[Pair | AskedPair]) -> None:
             )
 
 
-def _stream_site(lm: LanguageModel, site: Site) -> Site:
-    """The residual stream just after ``site`` has written to it: what its dose is measured by."""
-    if site.kind in ("resid_pre", "resid_post"):
-        return site
-    if site.kind == "mlp_out" or lm.anatomy.parallel:
-        return Site(site.layer, "resid_post")
-    return Site(site.layer, "resid_mid")
-
-
 Key = tuple[Site, Positions]
 
 
@@ -290,7 +282,7 @@ def _moments(
     swap = np.isin(np.arange(len(pairs)), rng.permutation(len(pairs))[: len(pairs) // 2])
     relabel = torch.tensor([-1.0 if swap[i // 2] else 1.0 for i in range(len(rows))])
     slot = {int(pair): place for place, pair in enumerate(sorted(chosen.tolist()))}
-    streams = {site: _stream_site(lm, site) for site in sites}
+    streams = {site: stream_site(lm, site) for site in sites}
     n_reads, d = len(reads), lm.d_model
     total = {site: np.zeros((2 * n_reads + 2, d)) for site in sites}  # reads, matched, slope, shuffled reads
     held = {(site, read): np.zeros((2, len(slot), d), np.float32) for site in sites for read in reads}
@@ -319,11 +311,10 @@ def _moments(
         kept = torch.zeros(len(numbers), dtype=torch.bool, device=own.device)
         kept[here] = True
         for site, values in norms.items():
-            chosen_cells = (own & kept[:, None]).to(acts[site].device)
-            values.append(acts[site][chosen_cells].float().norm(dim=-1).cpu().numpy())
+            values.append(token_norms(acts[site], own & kept[:, None]))
         if on_tokens is not None:
             on_tokens(int(batch.attention_mask.sum()))
-    median = {site: float(np.median(np.concatenate(values))) for site, values in norms.items()}
+    median = {site: median_norm(values) for site, values in norms.items()}
     return _Moments(
         delta={
             (site, read, shuffled): total[site][r + shuffled * (n_reads + 2)]

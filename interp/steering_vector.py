@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
@@ -68,6 +68,20 @@ class SignTest:
         lowers, raises = self.low > 0, self.high < 0
         right = {"lowers": lowers, "raises": raises, "either": lowers or raises}[self.first_pole]
         return between and right
+
+
+@dataclass(frozen=True, eq=False)
+class Dosed(Add):
+    """``h += dose * vector``, with the product of both taken in float64 and rounded to float32 once."""
+
+    unrounded: Float64[Tensor, " d_model"] | None = None
+    """What ``vector`` is the rounding of; passed over where that has been replaced."""
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        exact = self.unrounded
+        if exact is None or not torch.equal(exact.to(self.vector), self.vector):
+            exact = self.vector.double()
+        return ((exact * self.scale).float(),)
 
 
 @dataclass(frozen=True)
@@ -127,15 +141,19 @@ class SteeringVector:
         Raises:
             VectorError: if there is none, or it is zero or not finite.
         """
-        vector = self.vectors[self._layer(layer)]
+        return self._unit(layer).float()
+
+    def _unit(self, layer: int) -> Float64[Tensor, " d_model"]:
+        """The unit vector before it is rounded to float32."""
+        vector = self.vectors[self._layer(layer)].double()
         norm = vector.norm()
         if not torch.isfinite(vector).all() or not norm > 0:
             raise VectorError(
                 f"The vector at layer {layer} is {'zero' if norm == 0 else 'not finite'}; "
                 "it cannot steer. Choose another layer, or estimate it from pairs that differ."
             )
-        direction: Tensor = vector / norm
-        return direction
+        unit: Tensor = vector / norm
+        return unit
 
     def at(
         self,
@@ -146,6 +164,9 @@ class SteeringVector:
         any_model: bool = False,
     ) -> Add:
         """The edit that adds this vector at one layer.
+
+        It is computed in float64 and rounded once: a vector whose own norm is already the dose's is added
+        as it stands, to the bit, which is what an imported vector rests on.
 
         Args:
             layer: None takes the recommended layer.
@@ -172,12 +193,14 @@ class SteeringVector:
                 "say. To steer with it all the same, use replace(vector, sign_test=None)."
             )
         layer = self._layer(layer)
-        return Add(
+        unrounded = self._unit(layer) * self.resid_norm[layer]
+        return Dosed(
             site=Site(layer, self.kind),
-            vector=self.direction(layer) * self.resid_norm[layer],
+            vector=unrounded.float(),
             scale=dose,
             positions=positions,
             made_for=None if any_model else self.fingerprint,
+            unrounded=unrounded,
         )
 
     def over(
@@ -294,7 +317,7 @@ class SteeringVector:
     def _bytes(self) -> bytes:
         """The file; the same bytes for the same vector."""
         tensors = {f"layer.{i}": v.detach().float().cpu().clone() for i, v in self.vectors.items()}
-        facts = {"format": FORMAT, **self._facts()}
+        facts = {"format": FORMAT, **self.facts()}
         metadata = {name: json.dumps(value) for name, value in facts.items()}
         metadata["checksum"] = _checksum(tensors, metadata)
         return _in_order(to_bytes(tensors, metadata=metadata))
@@ -402,7 +425,8 @@ class SteeringVector:
         folder = repo.fetch(choose)
         return SteeringVector.load(folder / chosen[0], lm, any_model=any_model)
 
-    def _facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
+        """All but the vectors, as plain data; :func:`from_facts` takes them back."""
         return {
             "kind": self.kind,
             "poles": self.poles,
@@ -463,7 +487,10 @@ class SteeringVector:
                 "Make it again."
             )
         try:
-            vector = _from_facts({k: json.loads(v) for k, v in metadata.items()}, tensors)
+            vector = from_facts(
+                {k: json.loads(v) for k, v in metadata.items()},
+                {int(name.removeprefix("layer.")): v for name, v in tensors.items()},
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise VectorError(f"{path} is sealed but not whole: {error!r}. Make it again.") from None
         if lm is not None and not any_model:
@@ -492,10 +519,15 @@ def library_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in names}
 
 
-def _from_facts(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SteeringVector:
+def from_facts(facts: Mapping[str, Any], vectors: Mapping[int, Float[Tensor, " d_model"]]) -> SteeringVector:
+    """The vector of :meth:`SteeringVector.facts` and its vectors by layer.
+
+    Raises:
+        KeyError, TypeError, ValueError: if these are no such facts.
+    """
     recommended, sign_test = facts["recommended"], facts["sign_test"]
     return SteeringVector(
-        vectors={int(name.removeprefix("layer.")): v for name, v in tensors.items()},
+        vectors=vectors,
         kind=facts["kind"],
         poles=(facts["poles"][0], facts["poles"][1]),
         estimator=facts["estimator"],

@@ -7,6 +7,8 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -258,6 +260,28 @@ def test_another_models_vector_is_refused_unless_allowed(file, llama, tiny, toke
 # --- the edit
 
 
+@given(
+    width=st.integers(1, 40),
+    exponent=st.integers(-30, 30),
+    resid_norm=st.floats(1e-3, 1e3),
+    down=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_a_vector_whose_norm_is_the_doses_is_added_to_the_bit(width, exponent, resid_norm, down, seed, llama):
+    numbers = torch.randn(width, generator=torch.Generator().manual_seed(seed)) * 10.0**exponent
+    held = make(llama, vectors={0: numbers}, resid_norm={0: resid_norm})
+    dose = float(numbers.double().norm()) / resid_norm
+    (written,) = held.at(0, dose=-dose if down else dose).parameters()
+    assert written.dtype == torch.float32
+    assert torch.equal(written, -numbers if down else numbers)
+
+
+def test_an_edit_whose_vector_is_replaced_adds_the_new_one(steering):
+    edit = steering.at(0, dose=0.3)
+    (written,) = replace(edit, vector=-edit.vector).parameters()
+    torch.testing.assert_close(written, -edit.parameters()[0])
+
+
 @pytest.mark.parametrize("dose", [0.0, 0.1, 0.5, 2.0, -0.5])
 def test_the_edits_norm_is_the_dose_times_the_residual_norm(steering, dose):
     for layer in (0, 2):
@@ -330,7 +354,8 @@ def test_the_receipt_shows_the_dose_that_was_asked(lm, rows, batch):
 
 
 def test_the_recommended_layer_and_dose_are_the_default(steering):
-    assert vars(steering.at()) | {"vector": 0} == vars(steering.at(2, dose=0.3)) | {"vector": 0}
+    tensors = {"vector": 0, "unrounded": 0}
+    assert vars(steering.at()) | tensors == vars(steering.at(2, dose=0.3)) | tensors
     assert steering.at(0).scale == 0.3
     assert steering.at(dose=1.5).site.layer == 2
     assert steering.at(dose=1.5, positions=everything).positions == everything
