@@ -8,6 +8,7 @@ A fence says what a reader need not see in its attributes, as ``{ .python data-r
     data-lib="steering_vectors" Python of another library: run where that is installed, else held
                                 against the names that the library has
     data-output                 text: what the block before it prints; ... stands for anything
+    data-source                 text: stands in the source, each part between ... in one string
 
 Python blocks of a page run in order in one namespace, those of another library in their own; commands
 run in this process, all in one folder of the page. Without ``data-run``, a command of ``unlatch`` is
@@ -30,7 +31,7 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = ("python", "bash", "text", "json", "jsonl")
-ATTRIBUTES = ("data-run", "data-raises", "data-exit", "data-lib", "data-output")
+ATTRIBUTES = ("data-run", "data-raises", "data-exit", "data-lib", "data-output", "data-source")
 OTHER_PROGRAMS = {
     "pip": "installs",
     "python3.11": "makes an environment",
@@ -73,6 +74,8 @@ class Block:
             return "commands run" if "data-run" in self.attributes else "commands parsed"
         if self.language in ("json", "jsonl"):
             return "json parsed"
+        if "data-source" in self.attributes:
+            return "text found in the source"
         checked = "data-output" in self.attributes or self.attributes.get("said")
         return "output compared" if checked else "text shown"
 

@@ -77,29 +77,30 @@ class Page:
         self.said = out.getvalue()
 
     def _bash(self, block: Block) -> None:
-        for words in block.commands:
-            if words[0] == "unlatch":
-                self._unlatch(block, words[1:])
-            else:
+        for place, words in enumerate(block.commands, start=1):
+            if words[0] != "unlatch":
                 check_command(block, words)
+            elif "data-run" in block.attributes:
+                last = place == len(block.commands)
+                self._unlatch(block, words[1:], int(block.attributes.get("data-exit", 0)) if last else 0)
+            else:
+                parse(block, words[1:])
 
-    def _unlatch(self, block: Block, arguments: list[str]) -> None:
-        if "data-run" not in block.attributes:
-            parse(block, arguments)
-            return
+    def _unlatch(self, block: Block, arguments: list[str], wanted: int) -> None:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.chdir(self.folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 code = cli.main(arguments)
             except SystemExit as stop:  # help, or an argument that tyro refuses
                 code = int(stop.code or 0)
-        wanted = int(block.attributes.get("data-exit", 0))
         assert code == wanted, f"{block}: exit {code} of {arguments}: {err.getvalue()}"
-        self.said = out.getvalue() + err.getvalue()
+        self.said = err.getvalue() if wanted else out.getvalue() + err.getvalue()
 
     def _text(self, block: Block) -> None:
         if block.kind == "output compared":
             compare(block, self.said)
+        if block.kind == "text found in the source":
+            find(block)
 
 
 def compare(block: Block, said: str) -> None:
@@ -107,6 +108,21 @@ def compare(block: Block, said: str) -> None:
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     same = doctest.OutputChecker().check_output(f"{block.text.strip()}\n", f"{said.strip()}\n", flags)
     assert same, f"{block}: the page has\n{block.text}\nand it was\n{said}"
+
+
+def find(block: Block) -> None:
+    """Each part of the text between ``...`` stands in some string of the packages."""
+    known = "\n".join(strings())
+    for part in " ".join(block.text.split()).split("..."):
+        assert part.strip() in known, f"{block}: no string of the source has {part.strip()!r}"
+
+
+@functools.cache
+def strings() -> tuple[str, ...]:
+    """Every string constant of the packages, those of f-strings in parts."""
+    files = [file for package in ("hooks", "saes", "interp", "analyses") for file in (ROOT / package).rglob("*.py")]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text("utf-8")))]
+    return tuple(n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str))
 
 
 def parse(block: Block, arguments: list[str]) -> None:
@@ -173,6 +189,7 @@ def one_model() -> Iterator[None]:
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         importlib.import_module(name.removesuffix(".__init__"))
     with pytest.MonkeyPatch.context() as patch:
-        for module in [m for m in sys.modules.values() if getattr(m, "load", None) is real_load]:
-            patch.setattr(module, "load", loaded)
+        for module in list(sys.modules.values()):
+            if vars(module).get("load") is real_load:
+                patch.setattr(module, "load", loaded)
         yield

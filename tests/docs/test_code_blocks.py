@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from hooks import LanguageModel
 from interp.heads import bridge
 from tests.docs.blocks import OTHER_PROGRAMS, PAGES, ROOT, Block, blocks_of, count
 from tests.docs.runner import Page, loaded, one_model
@@ -13,9 +14,14 @@ NOT_INSTALLED = {"repeng", "steering_vectors"}
 
 
 @pytest.fixture
-def page(tmp_path: Path):
+def page(tmp_path: Path, llama: LanguageModel):
+    """A page that may substitute a tiny model, and the bundled one as TransformerLens has it."""
     with one_model():
-        yield Page(tmp_path, {"BundledBridge": lambda: bridge(loaded("smollm2-135m-instruct"))})
+        yield Page(tmp_path, {"tiny": llama, "bundled_bridge": bundled_bridge})
+
+
+def bundled_bridge() -> object:
+    return bridge(loaded("smollm2-135m-instruct"))
 
 
 
