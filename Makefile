@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check static bench notebooks sae clean
+.PHONY: help setup demo test check static docs bench notebooks sae clean
 
 # The interpreter that makes .venv: python3.11 where it runs, else python3. Name another with
 # `make setup PYTHON=python3.12`; see all that pip does with `make setup QUIET=`.
@@ -33,6 +33,10 @@ static: .venv/.ready ## Format, lint, types, layers
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo
 	@echo "static: clean"
+
+docs: .venv/.ready ## Build the documentation into site/, links checked; open site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Documentation: site/index.html"
 
 bench: .venv/.bench .venv-repeng/.made ## Time unlatch beside other libraries; ARGS="sweep --quick" runs some of it
 	@$(BIN)/python -m benchmarks $(ARGS)

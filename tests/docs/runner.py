@@ -9,6 +9,7 @@ import io
 import re
 import sys
 import tomllib
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +66,13 @@ class Page:
         namespace = self.namespaces.setdefault(block.library or "", {"__name__": "__page__", **self.given})
         code = compile("\n" * block.line + block.code, str(ROOT / block.page), "exec")
         wanted = block.attributes.get("data-raises")
-        with contextlib.chdir(self.folder), contextlib.redirect_stdout(io.StringIO()) as out:
+        with (
+            contextlib.chdir(self.folder),
+            contextlib.redirect_stdout(io.StringIO()) as out,
+            warnings.catch_warnings(),
+        ):
+            if block.library:  # what another library has yet to renew is not for our pages
+                warnings.simplefilter("ignore", DeprecationWarning)
             try:
                 exec(code, namespace)  # noqa: S102  # the page's own code
             except Exception as error:

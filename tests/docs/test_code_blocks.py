@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hooks import LanguageModel
+from hooks.gguf import BUNDLED
 from interp.heads import bridge
 from tests.docs.blocks import OTHER_PROGRAMS, PAGES, ROOT, Block, blocks_of, count
 from tests.docs.runner import Page, loaded, one_model
@@ -15,13 +16,15 @@ NOT_INSTALLED = {"repeng", "steering_vectors"}
 
 @pytest.fixture
 def page(tmp_path: Path, llama: LanguageModel):
-    """A page that may substitute a tiny model, and the bundled one as TransformerLens has it."""
+    """A page whose substitutions may name a tiny model, and the bundled one as other libraries take it."""
+    given = {
+        "tiny": llama,
+        "bundled_bridge": lambda: bridge(loaded(BUNDLED)),
+        "bundled_model": lambda: loaded(BUNDLED).model,
+        "bundled_tokenizer": lambda: loaded(BUNDLED).tokenizer,
+    }
     with one_model():
-        yield Page(tmp_path, {"tiny": llama, "bundled_bridge": bundled_bridge})
-
-
-def bundled_bridge() -> object:
-    return bridge(loaded("smollm2-135m-instruct"))
+        yield Page(tmp_path, given)
 
 
 
