@@ -20,7 +20,7 @@ def page(tmp_path: Path, llama: LanguageModel):
     given = {
         "tiny": llama,
         "bundled_bridge": lambda: bridge(loaded(BUNDLED)),
-        "bundled_model": lambda: loaded(BUNDLED).model,
+        "bundled_model": lambda **_: loaded(BUNDLED).model,
         "bundled_tokenizer": lambda: loaded(BUNDLED).tokenizer,
     }
     with one_model():
