@@ -1,4 +1,4 @@
-"""The docstrings' two conventions, as the reference shows them: Sphinx roles, and ``Example:``.
+"""The docstrings as the reference shows them: Sphinx roles, ``Example:``, and fields that say nothing more.
 
 A role such as :func:`hooks.load` names something of this project from where it stands: a member of its class, of its module, or
 a path from the top. What is in the reference becomes a link, and what is not (the analyses, anything
@@ -23,6 +23,7 @@ class Roles(griffe.Extension):
             if name not in loader.modules_collection:
                 loader.load(name)
         rewrite(pkg)
+        thin(pkg)
 
 
 def rewrite(obj: griffe.Object) -> None:
@@ -33,6 +34,18 @@ def rewrite(obj: griffe.Object) -> None:
     for member in obj.members.values():
         if not member.is_alias:
             rewrite(member)  # type: ignore[arg-type]
+
+
+def thin(obj: griffe.Object) -> None:
+    """Drop the fields of dataclasses that have no docstring: the signature above them says as much."""
+    for name, member in list(obj.members.items()):
+        if member.is_alias:
+            continue
+        if "dataclass" in obj.labels and member.is_attribute and not member.docstring:
+            if "property" not in member.labels:
+                obj.del_member(name)
+        else:
+            thin(member)  # type: ignore[arg-type]
 
 
 def link(obj: griffe.Object, kind: str, name: str) -> str:

@@ -127,7 +127,9 @@ def find(block: Block) -> None:
 @functools.cache
 def strings() -> tuple[str, ...]:
     """Every string constant of the packages, those of f-strings in parts."""
-    files = [file for package in ("hooks", "saes", "interp", "analyses") for file in (ROOT / package).rglob("*.py")]
+    files = [
+        file for package in ("hooks", "saes", "interp", "analyses") for file in (ROOT / package).rglob("*.py")
+    ]
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text("utf-8")))]
     return tuple(n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str))
 
@@ -168,7 +170,9 @@ def check_command(block: Block, words: list[str]) -> None:
     else:
         assert program in OTHER_PROGRAMS, f"{block}: nobody says why {program!r} is not run"
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    asked = {extra for word in words for found in re.findall(r"\.\[([\w,]+)\]", word) for extra in found.split(",")}
+    asked = {
+        extra for word in words for found in re.findall(r"\.\[([\w,]+)\]", word) for extra in found.split(",")
+    }
     assert asked <= set(extras), f"{block}: there is no extra {asked - set(extras)}"
 
 

@@ -27,9 +27,10 @@ def page(tmp_path: Path, llama: LanguageModel):
         yield Page(tmp_path, given)
 
 
-
 @pytest.mark.bundled
-@pytest.mark.parametrize("path", [p for p in PAGES if "```" in p.read_text("utf-8")], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [p for p in PAGES if "```" in p.read_text("utf-8")], ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_the_blocks_of_a_page_do_what_it_says(path: Path, page: Page):
     blocks = blocks_of(path)
     for block in blocks:
@@ -44,7 +45,9 @@ def test_every_kind_of_block_is_among_them():
 
 
 def test_only_blocks_of_libraries_that_setup_leaves_out_are_not_run():
-    left = {b.library for p in PAGES for b in blocks_of(p) if b.language == "python" and b.kind != "python run"}
+    left = {
+        b.library for p in PAGES for b in blocks_of(p) if b.language == "python" and b.kind != "python run"
+    }
     assert left <= NOT_INSTALLED
 
 
@@ -69,7 +72,7 @@ BROKEN = {
     "raises nothing": '``` { .python data-raises="ValueError" }\nx = 1\n```',
     "raises another error": '``` { .python data-raises="KeyError" }\n[][0]\n```',
     "is said to say another thing": '``` { .python data-raises="IndexError" }\n[][0]\n```\n\n```text\nno\n```',
-    "prints another thing": '```python\nprint(1)\n```\n\n``` { .text data-output }\n2\n```',
+    "prints another thing": "```python\nprint(1)\n```\n\n``` { .text data-output }\n2\n```",
     "names no command": "```bash\nunlatch verbocity --out runs/x\n```",
     "names no flag": "```bash\nunlatch vector --out runs/x --concpet reasoning\n```",
     "leaves out what is required": "```bash\nunlatch vector\n```",

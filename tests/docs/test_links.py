@@ -16,7 +16,9 @@ def links(page: Path) -> list[str]:
     """Targets of the links and pictures of a page, in order."""
     tokens = MarkdownIt("commonmark").enable("table").parse(page.read_text("utf-8"))
     inside = [child for token in tokens for child in token.children or ()]
-    return [str(t.attrs.get("href") or t.attrs.get("src")) for t in inside if t.type in ("link_open", "image")]
+    return [
+        str(t.attrs.get("href") or t.attrs.get("src")) for t in inside if t.type in ("link_open", "image")
+    ]
 
 
 def anchors(page: Path) -> set[str]:
