@@ -352,7 +352,8 @@ lm = load("meta-llama/Llama-3.3-70B-Instruct", device_map="auto")
 Every GPU on every layer: transformers' own tensor parallelism, one process for each GPU. `load` does not
 pass a plan, so the model is adopted:
 
-``` { .python data-run="AutoModelForCausalLM.from_pretrained(name, -> bundled_model(; AutoTokenizer.from_pretrained(name) -> bundled_tokenizer()" }
+``` { .python data-run="AutoModelForCausalLM.from_pretrained(name, -> bundled_model(; \
+AutoTokenizer.from_pretrained(name) -> bundled_tokenizer()" }
 # torchrun --nproc-per-node 8 script.py
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

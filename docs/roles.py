@@ -1,8 +1,8 @@
 """The docstrings as the reference shows them: Sphinx roles, ``Example:``, and fields that say nothing more.
 
-A role such as :func:`hooks.load` names something of this project from where it stands: a member of its class, of its module, or
-a path from the top. What is in the reference becomes a link, and what is not (the analyses, anything
-private) becomes code. A role that names nothing is an error, so the docstrings stay true.
+A role such as :func:`hooks.load` names something of this project from where it stands: a member of its class,
+of its module, or a path from the top. What is in the reference becomes a link, and what is not (the analyses,
+anything private) becomes code. A role that names nothing is an error, so the docstrings stay true.
 """
 
 import re

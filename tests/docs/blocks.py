@@ -85,7 +85,8 @@ class Block:
         text = self.text
         for rule in filter(None, self.attributes.get("data-run", "").split("; ")):
             old, arrow, new = rule.partition(" -> ")
-            assert arrow and old in text, f"{self}: nothing to substitute by {rule!r}"
+            assert arrow, f"{self}: {rule!r} is no substitution"
+            assert old in text, f"{self}: nothing to substitute by {rule!r}"
             text = text.replace(old, new)
         return text
 

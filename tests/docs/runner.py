@@ -74,7 +74,7 @@ class Page:
             if block.library:  # what another library has yet to renew is not for our pages
                 warnings.simplefilter("ignore", DeprecationWarning)
             try:
-                exec(code, namespace)  # noqa: S102  # the page's own code
+                exec(code, namespace)  # the page's own code
             except Exception as error:
                 if type(error).__name__ != wanted:
                     raise

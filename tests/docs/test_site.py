@@ -103,7 +103,8 @@ def roles() -> ModuleType:
 def rewritten(roles: ModuleType, docstring: str) -> str:
     source = {
         "__init__.py": "from planted.load import load",
-        "load.py": f'def load():\n    """{docstring}"""\n\ndef _own(): ...\n\nclass Model:\n    def run(self): ...',
+        "load.py": f'def load():\n    """{docstring}"""\n\n'
+        "def _own(): ...\n\nclass Model:\n    def run(self): ...",
     }
     with (
         pytest.MonkeyPatch.context() as patch,
