@@ -55,8 +55,8 @@ notebooks: .venv/.ready ## Render notebooks/*.py to .ipynb beside them, with out
 			{ cat .venv/log; exit 1; }; \
 	done
 
-clean: ## Remove .venv and the tools' caches; runs/ stays
-	@rm -rf .venv .venv-repeng .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+clean: ## Remove .venv, site/ and the tools' caches; runs/ stays
+	@rm -rf .venv .venv-repeng site .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The environment, in layers. A stamp is touched once its installation has ended well, so that one
