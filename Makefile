@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check static bench notebooks sae clean
+.PHONY: help setup demo test check static docs bench notebooks sae clean
 
 # The interpreter that makes .venv: python3.11 where it runs, else python3. Name another with
 # `make setup PYTHON=python3.12`; see all that pip does with `make setup QUIET=`.
@@ -34,6 +34,10 @@ static: .venv/.ready ## Format, lint, types, layers
 	@$(BIN)/lint-imports --no-logo
 	@echo "static: clean"
 
+docs: .venv/.ready ## Build the documentation into site/, links checked; open site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Documentation: site/index.html"
+
 bench: .venv/.bench .venv-repeng/.made ## Time unlatch beside other libraries; ARGS="sweep --quick" runs some of it
 	@$(BIN)/python -m benchmarks $(ARGS)
 
@@ -51,8 +55,8 @@ notebooks: .venv/.ready ## Render notebooks/*.py to .ipynb beside them, with out
 			{ cat .venv/log; exit 1; }; \
 	done
 
-clean: ## Remove .venv and the tools' caches; runs/ stays
-	@rm -rf .venv .venv-repeng .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+clean: ## Remove .venv, site/ and the tools' caches; runs/ stays
+	@rm -rf .venv .venv-repeng site .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The environment, in layers. A stamp is touched once its installation has ended well, so that one

@@ -343,7 +343,7 @@ HOW_TO_RUN = """
 
 One process, layers spread over the GPUs that it sees, then over main memory and disk:
 
-```python
+``` { .python data-run="meta-llama/Llama-3.3-70B-Instruct -> smollm2-135m-instruct" }
 from hooks import load
 
 lm = load("meta-llama/Llama-3.3-70B-Instruct", device_map="auto")
@@ -352,7 +352,8 @@ lm = load("meta-llama/Llama-3.3-70B-Instruct", device_map="auto")
 Every GPU on every layer: transformers' own tensor parallelism, one process for each GPU. `load` does not
 pass a plan, so the model is adopted:
 
-```python
+``` { .python data-run="AutoModelForCausalLM.from_pretrained(name, -> bundled_model(; \
+AutoTokenizer.from_pretrained(name) -> bundled_tokenizer()" }
 # torchrun --nproc-per-node 8 script.py
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -371,7 +372,7 @@ cannot be computed yet, so a vector is made, saved and checked with `device_map=
 
 Copies of the model, each with its own share of a run's work:
 
-```
+```bash
 unlatch verbosity --model meta-llama/Llama-3.3-70B-Instruct --ray ADDRESS --out runs/70b
 ```
 

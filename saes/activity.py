@@ -184,15 +184,12 @@ def latent_activity(
     any_model: bool = False,
     on_tokens: Callable[[int], None] | None = None,
 ) -> Activity:
-    """How often, how strongly and where every latent is active.
+    """How often, how strongly and where every latent is active. Raises as :func:`encoded` does.
 
     Args:
         rows: Texts as token rows. Where a model has no begin-of-text token, its first token takes that
             part: pass ``positions=everything - first(1)``.
         top: How many top activating texts to find for each latent.
-
-    Raises:
-        As :func:`encoded`.
 
     Example:
         >>> activity = latent_activity(lm, rows, sae, top=8)
