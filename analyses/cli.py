@@ -35,7 +35,7 @@ SUMMARY = """Find out what post-training added to a language model, and what was
   unlatch thinking      what does thinking before an answer change?
   unlatch vector        a steering vector for any model and concept, with its reliability
   unlatch steer         a prompt answered plain and steered, side by side
-  unlatch play          the same in a browser, as it comes, with sliders: vectors, latents, layers, doses
+  unlatch play          the same in a browser, as it comes, with a slider for every dose
   unlatch export        a steering vector as a control vector of llama.cpp
   unlatch gguf-lint     what makes llama.cpp refuse or misplace a control vector, and its repair
   unlatch replay        a run again, from its config
@@ -220,8 +220,8 @@ def play(
 ) -> None:
     """A page to play with: a prompt answered plain and steered, side by side, as it comes.
 
-    Vectors and latents at once, each with its layer and dose; KL, receipt, and the same as Python. It is served
-    to this machine alone.
+    Vectors and latents at once, each with its layer and dose; KL, receipt, and the same as Python. It is
+    served to this machine alone.
 
     Args:
         model: Hub id, local folder, .gguf file, or the bundled smollm2-135m-instruct.

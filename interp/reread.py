@@ -4,17 +4,18 @@ Of a prompt x, a plain completion, and a completion y made under edits E, three 
 
     x + plain   unedited,        x + y   under E,        x + y   unedited.
 
-For token t of y, with p_t the unedited and q_t the edited next-token distribution given x and y_1..y_{t-1},
+For token t of y, with p_t the unedited and q_t the edited next-token distribution after x, y_1..y_{t-1},
 
     kl_t = KL( p_t || q_t )   in nats,
 
-and for every token of a completion, with h the activation of that token at a site, after E where E is at work,
-and u a unit direction,
+and for every token of a completion, with h its activation at a site, after E where E is at work, and u a
+unit direction,
 
     projection_t = h_t . u.
 
-So kl_t stands at the position that made token t, and projection_t at token t's own position, one later. The mean
-of kl_t is what the edits cost along the path that they led to, which the unedited model might never have taken.
+So kl_t stands at the position that made token t, and projection_t at token t's own position, one later. The
+mean of kl_t is what the edits cost along the path that they led to, which the unedited model might never
+have taken.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,6 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from transformers import DynamicCache
 
-from hooks.cache import other_states
 from hooks.capture import capture
 from hooks.edits import Edit, widened
 from hooks.errors import InputError
@@ -84,7 +84,9 @@ def reread(
         EmptySelectionError: if an edit matched no token.
     """
     if not plain or not steered:
-        raise InputError("A completion without tokens has nothing to be read; pass one token or more of each.")
+        raise InputError(
+            "A completion without tokens has nothing to be read; pass one token or more of each."
+        )
     if (site is None) != (direction is None):
         raise InputError("A projection needs both a site and a direction; pass both or neither.")
     rows = [Row((*prompt.tokens, *made), prompt.prompt_length) for made in (plain, steered, steered)]
@@ -113,9 +115,6 @@ def reread(
 def _pieces(lm: LanguageModel, batch: Batch, *, keep: int) -> Iterator[tuple[Batch, Tensor | None]]:
     """The columns of a batch in order; the last ``keep`` of them with logits, a few at a time."""
     width = batch.input_ids.shape[1]
-    if other_states(lm.model.config):  # cannot be run in pieces
-        yield batch, lm.model(**batch.inputs, logits_to_keep=keep, use_cache=False).logits
-        return
     cache = DynamicCache()  # every layer whole
     start = width - keep
     if start:

@@ -39,10 +39,12 @@ def as_python(state: State, sources: Sources, model: str, device: str | None = N
     lines.append("edits = [" + ("" if on else "]"))
     for edit in on:
         if isinstance(edit, VectorEdit):
-            call = f"{vectors[edit.vector]}.at({edit.layer!r}, dose={edit.dose!r}, positions=positions{any_model})"
+            how = f"{edit.layer!r}, dose={edit.dose!r}, positions=positions{any_model}"
+            call = f"{vectors[edit.vector]}.at({how})"
         else:
             sae = others[edit.dictionary]
-            call = f"ClampLatents({sae}.origin.site, {sae}, {{{edit.latent!r}: {edit.value!r}}}, positions{any_model})"
+            latents = f"{{{edit.latent!r}: {edit.value!r}}}"
+            call = f"ClampLatents({sae}.origin.site, {sae}, {latents}, positions{any_model})"
         lines.append(f"    {call},")
     if on:
         lines.append("]")

@@ -1,6 +1,6 @@
-"""A state as the query of a link, and back: versioned, bounded, and refused with a reason where it is no state.
+"""A state as the query of a link, and back: versioned, bounded, and refused with a reason if it is no state.
 
-    ?play=<base64url of JSON {"v": 1, "prompt": ..., "edits": [{"vector": ..., "layer": ..., "dose": ...}, ...]}>
+    ?play=<base64url of {"v": 1, "prompt": ..., "edits": [{"vector": ..., "layer": ..., "dose": ...}, ...]}>
 
 Fields at their defaults are left out. Nothing is compressed, so a short link cannot hold a long state.
 """
@@ -44,7 +44,8 @@ def to_link(state: State) -> str:
     link = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
     if len(link) > MAX_LINK:
         raise InputError(
-            f"This state makes a link of {len(link)} characters; up to {MAX_LINK} are read back. Shorten the prompt."
+            f"This state makes a link of {len(link)} characters; up to {MAX_LINK} are read back. "
+            "Shorten the prompt."
         )
     return link
 
@@ -82,7 +83,9 @@ def _read(kind: Callable[..., T], facts: Mapping[str, Any], **others: Any) -> T:
     """An object of a dataclass, if each fact is a field of it, and of its kind."""
     known = {field.name: field.type for field in fields(kind) if field.name not in others}  # type: ignore[arg-type]
     if unknown := sorted(facts.keys() - known.keys()):
-        raise InputError(f"This link is no state: it has {', '.join(unknown)[:60]!r}, which this page has not.")
+        raise InputError(
+            f"This link is no state: it has {', '.join(unknown)[:60]!r}, which this page has not."
+        )
     taken: dict[str, Any] = {}
     for name, value in facts.items():
         types, what = _KINDS[known[name]]

@@ -1,4 +1,4 @@
-"""Views as HTML. Whatever a model, a prompt or a name says is text here: escaped, its control characters shown."""
+"""Views as HTML. Whatever a model, a prompt or a name says is text: escaped, its control characters shown."""
 
 import html
 import re
@@ -19,7 +19,7 @@ ENDS = {"stop": "ended by itself", "length": "cut at its budget", "nan": "stoppe
 
 
 def text(raw: str) -> str:
-    """``raw`` as HTML that shows it and does nothing. ANSI and other invisible controls become visible marks."""
+    """``raw`` as HTML that shows it and does nothing. ANSI and other invisible controls become marks."""
     return html.escape(_CONTROL.sub(_shown, raw), quote=True).replace("$", "&#36;").replace("{", "&#123;")
 
 
@@ -28,7 +28,25 @@ def _shown(match: re.Match[str]) -> str:
     return chr(0x2400 + point) if point < 0x20 else f"\u27e8U+{point:04X}\u27e9"
 
 
-def answer(column: Column, *, name: str, scale: Scale | None) -> str:
+def plain(view: View) -> str:
+    """The left column."""
+    return _answer(view.plain, "plain", view.scale, "")
+
+
+def steered(view: View) -> str:
+    """The right column, with its KL and its receipt."""
+    told = ""
+    if view.kl_nats is not None:
+        told += (
+            f'<p class="play-figures"><b>KL {view.kl_nats:.3f} nats</b> a token, from the unedited to the '
+            "edited next-token distribution: mean over these tokens, read with teacher forcing</p>"
+        )
+    if view.receipt:
+        told += f'<p class="play-figures play-receipt">{text(view.receipt)}</p>'
+    return _answer(view.steered, "steered", view.scale, told)
+
+
+def _answer(column: Column, name: str, scale: Scale | None, told: str) -> str:
     """One column: its text, coloured once it has been read again, and its figures."""
     if column.pieces and scale is not None:
         body = _coloured(column, scale)
@@ -41,10 +59,11 @@ def answer(column: Column, *, name: str, scale: Scale | None) -> str:
         figures.append(f"{column.tokens_per_second:.1f} tokens/s")
     if column.finish is not None:
         figures.append(ENDS[column.finish])
+    live = " play-live" if column.n_tokens and column.finish is None else ""
     return (
         f'<section class="play-answer" aria-label="{name} answer"><h3>{name}</h3>'
-        f'<div class="play-text" tabindex="0" role="group" aria-label="{name} text" dir="auto">{body}</div>'
-        f'<p class="play-figures">{" · ".join(figures)}</p></section>'
+        f'<div class="play-text{live}" tabindex="0" role="group" aria-label="{name} text" dir="auto">'
+        f'<div>{body}</div></div><p class="play-figures">{" · ".join(figures)}</p>{told}</section>'
     )
 
 
@@ -74,7 +93,7 @@ def legend(scale: Scale | None) -> str:
         f"{text(scale.direction.name)}, in {scale.direction.unit_name}</span>"
         f'<span class="play-scale"><span>{low:+.2f}</span><span class="play-bar" aria-hidden="true"></span>'
         f"<span>{high:+.2f}</span></span>"
-        f'<span class="play-middle">white is {scale.middle:+.2f}, the mean of the plain answer</span>'
+        f'<span class="play-middle">no colour is {scale.middle:+.2f}, the mean of the plain answer</span>'
         '<span class="play-readout" aria-live="polite">Hover over a token, or focus a text and press '
         "← →, to read its number.</span></div>"
     )
@@ -93,19 +112,6 @@ def status(view: View) -> str:
 def notice(message: str) -> str:
     """Something that the reader should know before anything else."""
     return f'<p class="play-status play-refused" role="alert">{text(message)}</p>'
-
-
-def measured(view: View) -> str:
-    """KL and receipt of the steered column."""
-    lines = []
-    if view.kl_nats is not None:
-        lines.append(
-            f"<p><b>KL {view.kl_nats:.3f} nats</b> a token: unedited against edited next-token distribution, mean "
-            "over the steered answer's tokens, read with teacher forcing.</p>"
-        )
-    if view.receipt:
-        lines.append(f'<p class="play-receipt">{text(view.receipt)}</p>')
-    return f'<div class="play-measured">{"".join(lines)}</div>' if lines else ""
 
 
 def code(python: str, command: str, why_not: str) -> str:

@@ -11,7 +11,7 @@ import gradio as gr
 from analyses.play import markup
 from analyses.play.copied import as_command, as_python
 from analyses.play.link import PARAMETER, from_link, to_link
-from analyses.play.session import Column, Session, View
+from analyses.play.session import Session, View
 from analyses.play.state import (
     MAX_DOSE,
     MAX_EDITS,
@@ -51,7 +51,8 @@ MAX_WAITING = 16
 """Requests that may wait for the model."""
 
 WAIT_JS = """(...all) => { const s = document.querySelector("#play-status .play-status");
-if (s) { s.textContent = "Waiting for the model …"; s.className = "play-status play-waiting"; } return all; }"""
+if (s) { s.textContent = "Waiting for the model …"; s.className = "play-status play-waiting"; }
+return all; }"""
 COPY_JS = """async () => { const text = document.querySelector("%s")?.textContent;
 if (text) await navigator.clipboard.writeText(text); }"""
 LINK_JS = """async (link) => { if (link) { const url = new URL(link, location.href.split("?")[0]).href;
@@ -84,7 +85,9 @@ class Page:
         template = str(self._lm.tokenizer.chat_template or "")
         self._has_template, self._has_think = bool(template), "enable_thinking" in template
         self._told = count()
-        with gr.Blocks(title=f"unlatch play: {self._lm.name}", analytics_enabled=False, fill_width=True) as app:
+        with gr.Blocks(
+            title=f"unlatch play: {self._lm.name}", analytics_enabled=False, fill_width=True
+        ) as app:
             self._build()
             self._wire(app)
         self.app: gr.Blocks = app
@@ -105,22 +108,24 @@ class Page:
             PROMPT, label="Prompt", lines=3, max_lines=12, max_length=MAX_PROMPT, elem_id="play-prompt"
         )
         with gr.Row(elem_id="play-buttons"):
-            self._generate = gr.Button("Generate  (Ctrl+Enter)", variant="primary", elem_id="play-generate")
-            self._stop = gr.Button("Stop  (Esc)", elem_id="play-stop")
-            self._link_button = gr.Button("Copy link", elem_id="play-link")
+            self._generate = gr.Button("Generate", variant="primary", scale=0, elem_id="play-generate")
+            self._stop = gr.Button("Stop", scale=0, elem_id="play-stop")
+            self._link_button = gr.Button("Copy link", scale=0, elem_id="play-link")
+            gr.HTML(
+                "<p><kbd>Ctrl</kbd> <kbd>Enter</kbd> generates, <kbd>Esc</kbd> stops</p>", elem_id="play-keys"
+            )
         self._status = gr.HTML(self._said(View("done", message=self._greeting)), elem_id="play-status")
-        empty = Column()
+        empty = View("done")
         with gr.Row(elem_id="play-answers"):
-            self._plain = gr.HTML(markup.answer(empty, name="plain", scale=None), elem_id="play-plain")
-            self._steered = gr.HTML(markup.answer(empty, name="steered", scale=None), elem_id="play-steered")
+            self._plain = gr.HTML(markup.plain(empty), elem_id="play-plain")
+            self._steered = gr.HTML(markup.steered(empty), elem_id="play-steered")
         self._legend = gr.HTML("", elem_id="play-legend")
-        self._measured = gr.HTML("", elem_id="play-measured")
-        with gr.Accordion("The same, as code", open=False):
+        with gr.Accordion("The same, as code", open=False, elem_classes=["play-fold"]):
             with gr.Row():
                 self._copy_python = gr.Button("Copy Python", size="sm", elem_id="play-copy-python")
                 self._copy_command = gr.Button("Copy command line", size="sm", elem_id="play-copy-command")
             self._code = gr.HTML('<p class="play-empty">Generate first.</p>', elem_id="play-code")
-        with gr.Accordion("Gallery, kept in this browser", open=False):
+        with gr.Accordion("Gallery, kept in this browser", open=False, elem_classes=["play-fold"]):
             with gr.Row():
                 self._name = gr.Textbox(
                     label="Name", max_length=MAX_SAVED_NAME, scale=3, elem_id="play-name", max_lines=1
@@ -128,12 +133,14 @@ class Page:
                 self._save = gr.Button("Save", scale=1, elem_id="play-save")
                 self._clear = gr.Button("Clear all", scale=1, elem_id="play-clear")
             self._saved = gr.HTML(markup.gallery(()), elem_id="play-saved")
-        self._link = gr.Textbox(visible=False)
+        self._link = gr.Textbox(visible="hidden", label="Link")
 
     def _build_controls(self) -> None:
         with gr.Accordion("What is added", open=True):
             first = self._sources.names[:1]
-            self._rows = [self._build_row(n, first[0] if n == 0 and first else NOTHING) for n in range(MAX_EDITS)]
+            self._rows = [
+                self._build_row(n, first[0] if n == 0 and first else NOTHING) for n in range(MAX_EDITS)
+            ]
             self._add = gr.Button("Add another", size="sm", elem_id="play-add")
             self._positions = gr.Dropdown(
                 list(POSITIONS),
@@ -148,16 +155,28 @@ class Page:
                 1, MAX_NEW_TOKENS, 128, step=1, label="New tokens, at most", elem_id="play-new-tokens"
             )
             self._temperature = gr.Slider(
-                0, MAX_TEMPERATURE, 0, step=0.05, label="Temperature", info="0 is greedy.", elem_id="play-temperature"
+                0,
+                MAX_TEMPERATURE,
+                0,
+                step=0.05,
+                label="Temperature",
+                info="0 is greedy.",
+                elem_id="play-temperature",
             )
             self._top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top-p", elem_id="play-top-p")
-            self._seed = gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed", elem_id="play-seed")
+            self._seed = gr.Number(
+                0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed", elem_id="play-seed"
+            )
         with gr.Accordion("System prompt and thinking", open=False, visible=self._has_template):
             self._system = gr.Textbox(
                 "", label="System prompt", lines=2, max_length=MAX_SYSTEM, elem_id="play-system"
             )
             self._think = gr.Radio(
-                list(THINK), value=next(iter(THINK)), label="Thinking", visible=self._has_think, elem_id="play-think"
+                list(THINK),
+                value=next(iter(THINK)),
+                label="Thinking",
+                visible=self._has_think,
+                elem_id="play-think",
             )
 
     def _build_row(self, number: int, source: str) -> _EditRow:
@@ -174,7 +193,9 @@ class Page:
                 elem_id=f"play-source-{number}",
             )
             settings = self._settings(source)
-            layer = gr.Slider(low, max(high, low + 1), step=1, label="Layer", elem_id=f"play-layer-{number}", **settings[0])
+            layer = gr.Slider(
+                low, max(high, low + 1), step=1, label="Layer", elem_id=f"play-layer-{number}", **settings[0]
+            )
             dose = gr.Slider(
                 -MAX_DOSE,
                 MAX_DOSE,
@@ -184,7 +205,9 @@ class Page:
                 elem_id=f"play-dose-{number}",
                 **settings[1],
             )
-            latent = gr.Number(precision=0, minimum=0, label="Latent", elem_id=f"play-latent-{number}", **settings[2])
+            latent = gr.Number(
+                precision=0, minimum=0, label="Latent", elem_id=f"play-latent-{number}", **settings[2]
+            )
             value = gr.Number(
                 minimum=-MAX_VALUE,
                 maximum=MAX_VALUE,
@@ -227,7 +250,7 @@ class Page:
             *(control for row in self._rows for control in row.controls),
         ]
         boxes = [row.box for row in self._rows]
-        shown = [self._plain, self._steered, self._status, self._legend, self._measured, self._code]
+        shown = [self._plain, self._steered, self._status, self._legend, self._code]
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         run = self._generate.click(
             self._play,
@@ -260,24 +283,20 @@ class Page:
         app.load(self._opened, [self._gallery], [self._status, self._saved, *boxes, *controls], **quick)
 
     def _play(self, *values: Any) -> Iterator[list[Any]]:
-        """The views of a run, as what the six places show."""
+        """The views of a run, as what the five places show."""
         try:
             state = self._state(values)
         except UnlatchError as error:
-            yield [*[gr.skip()] * 2, self._noticed(str(error)), *[gr.skip()] * 3]
+            yield [*[gr.skip()] * 2, self._noticed(str(error)), *[gr.skip()] * 2]
             return
         code = self._code_of(state)
         views = self._session.play(state)
         try:
             for view in views:
-                columns = [
-                    markup.answer(column, name=name, scale=view.scale)
-                    for name, column in (("plain", view.plain), ("steered", view.steered))
-                ]
+                columns: list[Any] = [markup.plain(view), markup.steered(view)]
                 if view.phase == "waiting" or (view.phase == "refused" and not view.plain.n_tokens):
                     columns = [gr.skip(), gr.skip()]
-                rest = [markup.legend(view.scale), markup.measured(view), code]
-                yield [*columns, self._said(view), *rest]
+                yield [*columns, self._said(view), markup.legend(view.scale), code]
         finally:
             views.close()  # type: ignore[attr-defined]
 
@@ -309,7 +328,10 @@ class Page:
             link = to_link(self._state(values))
         except UnlatchError as error:
             return ["", self._noticed(str(error))]
-        said = View("done", message="The link is copied, and in the address bar. It opens on a page with the same sources.")
+        said = View(
+            "done",
+            message="The link is copied, and in the address bar. It opens on a page with the same sources.",
+        )
         return [f"?{PARAMETER}={link}", self._said(said)]
 
     def _kept(self, name: str, saved: Any, *values: Any) -> list[Any]:
@@ -442,6 +464,34 @@ def theme() -> gr.themes.Base:
         body_background_fill_dark="#14181d",
         block_background_fill="transparent",
         block_background_fill_dark="transparent",
+        block_border_width="0px",
+        block_border_width_dark="0px",
+        block_padding="0px",
+        block_shadow="none",
+        form_gap_width="0px",
+        layout_gap="0.9rem",
+        input_border_width="1px",
+        input_border_width_dark="1px",
+        input_border_color="#cfd7df",
+        input_border_color_dark="#3a444f",
+        slider_color="#2468b2",
+        slider_color_dark="#4f93db",
+        checkbox_background_color_selected="#2468b2",
+        checkbox_background_color_selected_dark="#2468b2",
+        checkbox_border_color_selected="#2468b2",
+        block_label_text_weight="500",
+        block_title_text_weight="500",
+        block_title_text_color="#1c2733",
+        block_title_text_color_dark="#e4e9ee",
+        block_info_text_color="#5c6874",
+        block_info_text_color_dark="#9aa6b2",
+        button_secondary_background_fill="#eef1f4",
+        button_secondary_background_fill_hover="#e1e6eb",
+        button_secondary_background_fill_dark="#262e37",
+        button_secondary_background_fill_hover_dark="#323c47",
+        button_large_text_weight="500",
+        button_large_text_size="0.92rem",
+        button_large_padding="0.5rem 1.1rem",
         background_fill_primary_dark="#14181d",
         background_fill_secondary_dark="#1d232a",
         border_color_primary="#dde3e9",

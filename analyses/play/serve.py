@@ -25,14 +25,16 @@ QUIET = {
 """The settings of Gradio's that the environment could turn against its user."""
 
 POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
     "frame-ancestors 'none'; form-action 'none'; base-uri 'self'"
 )
 """What the browser may fetch for the page: nothing that is not from here."""
 
 Message = MutableMapping[str, Any]
-Asgi = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+Asgi = Callable[
+    [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
+]
 
 
 class _Sealed:
@@ -42,7 +44,10 @@ class _Sealed:
         self._app = app
 
     async def __call__(
-        self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
+        self,
+        scope: Message,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
     ) -> None:
         async def sealed(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -85,8 +90,8 @@ def serve(
     os.environ.update(QUIET)
     if not loopback(host):
         console.print(
-            f"warning: on {host} anyone who can reach this machine can use the model and see the page; there is no "
-            "password and no encryption. Leave --host out to keep it to yourself.",
+            f"warning: on {host} anyone who can reach this machine can use the model and see the page; there is "
+            "no password and no encryption. Leave --host out to keep it to yourself.",
             style="bold red",
         )
     lm = load(model, device=device)

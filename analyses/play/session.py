@@ -1,7 +1,7 @@
 """One model, one answer at a time: a state in, and what to show as the two columns grow.
 
-Whoever asks while the model is busy waits, and sees that it does. Dropping or closing the iterator frees the model
-before its next token.
+Whoever asks while the model is busy waits, and sees that it does. Dropping or closing the iterator frees the
+model before its next token.
 """
 
 import threading
@@ -109,7 +109,7 @@ class Session:
     def play(self, state: State) -> Iterator[View]:
         """Answer plain and steered, from one batch in which only the second row is edited.
 
-        The tokens are those of ``hooks.generate`` with ``streams=[0, 0]``. Errors of the toolkit become views.
+        The tokens are those of ``hooks.generate`` with ``streams=[0, 0]``. Our own errors become views.
         """
         view = View("waiting")
         try:
@@ -139,8 +139,8 @@ class Session:
         longest = getattr(self.lm.model.config.get_text_config(), "max_position_embeddings", None)
         if longest is not None and row.prompt_length + state.max_new_tokens > longest:
             raise InputError(
-                f"The prompt has {row.prompt_length} tokens and {state.max_new_tokens} more are asked for; this "
-                f"model takes {longest} together. Shorten the prompt, or ask for fewer."
+                f"The prompt has {row.prompt_length} tokens and {state.max_new_tokens} more are asked for; "
+                f"this model takes {longest} together. Shorten the prompt, or ask for fewer."
             )
         edits = self.sources.edits(state)
         for edit in edits:
@@ -172,7 +172,8 @@ class Session:
                 cost = shown - now
             generation = steps.generation
         columns = [
-            Column(done.text, len(done.tokens), clock.rate(n), done.finish) for n, done in enumerate(generation)
+            Column(done.text, len(done.tokens), clock.rate(n), done.finish)
+            for n, done in enumerate(generation)
         ]
         receipt = self._checked(state, generation, edits)
         view = View("reading", *columns, first_token_s=clock.first, receipt=receipt)
@@ -188,7 +189,8 @@ class Session:
         if not edits:
             return "Nothing is edited: no edit is switched on."
         generation.receipt.check(state.selection, rows=[1])
-        return f"{generation.receipt}. Checked: exactly {state.selection} of the steered column, and nothing else."
+        checked = f"exactly the tokens `{state.selection}` of the steered answer, and nothing else"
+        return f"{generation.receipt}. Checked: {checked}."
 
     def _reread(
         self, state: State, row: Row, generation: Generation, edits: Sequence[Edit], view: View
@@ -249,8 +251,8 @@ class _Clock:
 def token_texts(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> list[str]:
     """The text of each token of a completion; joined, they are its text without special tokens.
 
-    A character of several tokens is given to the last of them. Each is read off beside the few before it, since
-    many tokenizers drop the space of a token that comes first.
+    A character of several tokens is given to the last of them. Each is read off beside the few before it,
+    since many tokenizers drop the space of a token that comes first.
     """
     texts: list[str] = []
     start = told = 0

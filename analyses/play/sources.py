@@ -18,8 +18,8 @@ from saes import BUNDLED, ClampLatents, Dictionary, load_dictionary
 from saes.activity import LATENTS, Activity
 
 BUNDLED_NAME = "bundled"
-STARTING_DOSE = 0.3
-"""Of a vector that recommends none."""
+STARTING_DOSE = 0.2
+"""Of a vector that recommends none: gentle enough for most to leave the language whole."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class GivenVector:
 
     @property
     def start(self) -> tuple[int, float]:
-        """The layer and the dose to begin with: the recommended, or two thirds up and 0.3."""
+        """The layer and the dose to begin with: the recommended, or the middle one and 0.2."""
         layers = self.vector.layers
         if (known := self.vector.recommended) is not None and abs(known.dose) <= MAX_DOSE:
             return known.layer, known.dose
-        return layers[len(layers) * 2 // 3 if len(layers) > 1 else 0], STARTING_DOSE
+        return layers[len(layers) // 2], STARTING_DOSE
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,8 @@ def load_sources(
         dictionary = load_dictionary(folder, lm, any_model=any_model)
         if dictionary.origin.site is None:
             raise InputError(
-                f"{path} does not say at which site it reads; this page needs that. Give its cfg.json a hook_name."
+                f"{path} does not say at which site it reads, and this page needs that. Give its cfg.json a "
+                "hook_name."
             )
         largest = None
         if (folder / LATENTS).is_file():

@@ -1,4 +1,4 @@
-"""What is on screen, as a value: a prompt, what is added to the model, and how tokens are drawn; all in bounds.
+"""What is on screen, as a value: a prompt, what is added to the model, how tokens are drawn; all in bounds.
 
 A state comes from a form, a link or a file, so nothing of it is believed: every field has a kind and a bound.
 """
@@ -103,7 +103,9 @@ class State:
     def selection(self) -> Positions:
         _check_text("positions", self.positions, MAX_POSITIONS)
         if not self.positions.isprintable() or _LONG_NUMBER.search(self.positions):
-            raise InputError(f"Cannot read {self.positions[:60]!r} as positions: see `generated` or steps(0, 8).")
+            raise InputError(
+                f"Cannot read {self.positions[:60]!r} as positions: see `generated` or steps(0, 8)."
+            )
         return parse_positions(self.positions)
 
     @property
@@ -119,6 +121,6 @@ def _check_text(what: str, text: str, most: int, *, empty: bool = False) -> None
         raise InputError(f"{what[0].upper()}{what[1:]} has half a character in it; write it again.")
 
 
-def _check_number(what: str, number: float, low: float, high: float) -> None:
+def _check_number(what: str, number: int | float, low: int | float, high: int | float) -> None:
     if not (math.isfinite(number) and low <= number <= high):
         raise InputError(f"{what}={number}: this page takes {low:g} to {high:g}.")

@@ -18,7 +18,10 @@ FAMILIES = ["llama", "gemma2", "gpt2"]
 
 
 def case(lm, vector, positions=generated, n=8):
-    edits = [Add(SITE, vector, 2.0, positions), ProjectOut(Site(0, "mlp_out"), vector.roll(3), 1.0, positions)]
+    edits = [
+        Add(SITE, vector, 2.0, positions),
+        ProjectOut(Site(0, "mlp_out"), vector.roll(3), 1.0, positions),
+    ]
     row = prompt_row(lm.tokenizer, "say the thing")
     made = generate(lm, ["say the thing"] * 2, edits=[[], edits], max_new_tokens=n)
     return row, made[0].tokens, made[1].tokens, edits
@@ -26,7 +29,7 @@ def case(lm, vector, positions=generated, n=8):
 
 @torch.no_grad()
 def slowly(lm, row, tokens, edits, direction):
-    """Of each token, the log-probabilities that made it and its own projection: one pass for each, no cache."""
+    """Of each token, the log-probabilities that made it and its own projection: a pass each, no cache."""
     nats, along = [], []
     for n in range(len(tokens) + 1):
         with inject(lm, edits) as injection, capture(lm, [SITE]) as acts:
@@ -49,13 +52,14 @@ def test_it_is_the_loop_that_runs_every_token_alone(tiny, vector, family, positi
     q, along = slowly(lm, row, steered, edits, unit)
     _, unsteered = slowly(lm, row, plain, [], unit)
     assert found.kl_nats == pytest.approx((p.exp() * (p - q)).sum(-1).numpy(), abs=1e-4)
-    assert found.mean_kl == pytest.approx(found.kl_nats.mean()) and found.mean_kl > 0.01
+    assert found.mean_kl == pytest.approx(found.kl_nats.mean())
+    assert found.mean_kl > 0.01
     assert found.steered == pytest.approx(along, abs=1e-3)
     assert found.plain == pytest.approx(unsteered, abs=1e-3)
 
 
 def test_where_the_edit_is_added_every_token_moves_by_the_dose(llama, vector):
-    """The same tokens below the same blocks: the projection differs by what was added, and by nothing else."""
+    """The same tokens under the same blocks: the projection differs by what was added, and by no more."""
     row, plain, *_ = case(llama, vector)
     edit = Add(SITE, vector, 0.7, generated)
     found = reread(llama, row, plain, plain, [edit], site=SITE, direction=vector / vector.norm())
@@ -65,7 +69,8 @@ def test_where_the_edit_is_added_every_token_moves_by_the_dose(llama, vector):
 def test_without_edits_the_kl_is_zero(llama, vector):
     row, plain, steered, _ = case(llama, vector)
     found = reread(llama, row, plain, steered, [])
-    assert found.kl_nats == pytest.approx(0, abs=1e-9) and len(found.kl_nats) == len(steered)
+    assert found.kl_nats == pytest.approx(0, abs=1e-9)
+    assert len(found.kl_nats) == len(steered)
     assert found.plain is None
 
 
