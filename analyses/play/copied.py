@@ -85,12 +85,11 @@ def as_command(state: State, sources: Sources, model: str, device: str | None = 
     Raises:
         InputError: saying why no command can, where that is so.
     """
-    on = state.on
-    if len(on) != 1 or not isinstance(on[0], VectorEdit):
+    edit = state.on[0] if len(state.on) == 1 else None
+    if not isinstance(edit, VectorEdit):
         raise InputError("`unlatch steer` adds exactly one vector; use the Python for anything else.")
     if state.system:
         raise InputError("`unlatch steer` has no system prompt; use the Python.")
-    (edit,) = on
     words = [
         *("unlatch", "steer", "--model", model, "--vector", sources.vector(edit.vector).path),
         *("--layer", str(edit.layer), f"--dose={edit.dose!r}", "--positions", state.positions),

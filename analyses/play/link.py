@@ -22,7 +22,7 @@ MAX_LINK = 16_000
 
 T = TypeVar("T")
 
-_KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
+_KINDS: dict[Any, tuple[Any, str]] = {
     str: ((str,), "a text"),
     bool: ((bool,), "true or false"),
     bool | None: ((bool, type(None)), "true, false or null"),

@@ -262,7 +262,8 @@ class Page:
             show_progress="hidden",
             api_visibility="private",
         )
-        self._stop.click(self._stopped, None, [self._status], cancels=[run], **quick)
+        stopped = self._stop.click(None, None, None, cancels=[run], **quick)
+        stopped.then(self._stopped, None, [self._status], **quick)
         for row in self._rows:
             row.source.input(
                 self._chosen, [row.source], [row.layer, row.dose, row.latent, row.value], **quick

@@ -24,10 +24,19 @@ QUIET = {
 }
 """The settings of Gradio's that the environment could turn against its user."""
 
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
-    "frame-ancestors 'none'; form-action 'none'; base-uri 'self'"
+POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "worker-src 'self' blob:",
+        "frame-ancestors 'none'",
+        "form-action 'none'",
+        "base-uri 'self'",
+        "connect-src 'self'",
+    )
 )
 """What the browser may fetch for the page: nothing that is not from here."""
 
@@ -90,8 +99,8 @@ def serve(
     os.environ.update(QUIET)
     if not loopback(host):
         console.print(
-            f"warning: on {host} anyone who can reach this machine can use the model and see the page; there is "
-            "no password and no encryption. Leave --host out to keep it to yourself.",
+            f"warning: on {host} anyone who can reach this machine can use the model and see the page; "
+            "there is no password and no encryption. Leave --host out to keep it to yourself.",
             style="bold red",
         )
     lm = load(model, device=device)

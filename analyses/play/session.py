@@ -165,18 +165,18 @@ class Session:
                 now = time.perf_counter()
                 if shown and now - shown < max(UPDATE_S, cost / UPDATE_SHARE):
                     continue
-                columns = [self._column(tokens, clock.rate(n)) for n, tokens in enumerate(made)]
-                view = View("answering", *columns, first_token_s=clock.first)
+                plain, steered = (self._column(tokens, clock.rate(n)) for n, tokens in enumerate(made))
+                view = View("answering", plain, steered, first_token_s=clock.first)
                 yield view
                 shown = time.perf_counter()
                 cost = shown - now
             generation = steps.generation
-        columns = [
+        plain, steered = (
             Column(done.text, len(done.tokens), clock.rate(n), done.finish)
             for n, done in enumerate(generation)
-        ]
+        )
         receipt = self._checked(state, generation, edits)
-        view = View("reading", *columns, first_token_s=clock.first, receipt=receipt)
+        view = View("reading", plain, steered, first_token_s=clock.first, receipt=receipt)
         yield view
         yield self._reread(state, row, generation, edits, view)
 
