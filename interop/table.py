@@ -1,0 +1,107 @@
+"""The proof as Markdown: a table for each program, and the line that says whether it holds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from interop.cases import Case, cases
+from interop.compare import APART, FLOOR, ROUNDING, WITHIN
+from interop.peers import PEERS, Outcome
+
+COLUMNS = (
+    "dose",
+    "where",
+    "KL (nats)",
+    "max KL",
+    "mean dlogp",
+    "max dlogp",
+    "max dlogit",
+    "top-1",
+    "greedy prefix",
+)
+
+
+def table(name: str, outcome: Outcome | str, doses: Sequence[float]) -> str:
+    """One program: its cases beside the unsteered one; or why it took no part."""
+    peer = PEERS[name]
+    if isinstance(outcome, str):
+        return f"## {peer.title}\n\nNot run: {outcome}.\n"
+    versions = ", ".join(f"{package} {number}" for package, number in outcome.versions.items())
+    rows = [_row(case, outcome) for case in cases(doses, peer.placements)]
+    lines = [_line(COLUMNS), _line(["---"] * len(COLUMNS)), *map(_line, rows)]
+    first = outcome.differences[Case().name]
+    return "\n".join(
+        [
+            f"## {peer.title}",
+            "",
+            f"{versions}; {first.positions} positions of {len(first.kl_of_prompts)} texts; {outcome.seconds:.0f} s.",
+            "",
+            *lines,
+            "",
+            _verdict(outcome),
+            "",
+        ]
+    )
+
+
+def page(setting: Mapping[str, Any], outcomes: Mapping[str, Outcome | str], doses: Sequence[float]) -> str:
+    """All programs, and what the columns and the criterion mean."""
+    held = [f"{PEERS[name].title}: {_state(outcome)}" for name, outcome in outcomes.items()]
+    return "\n".join(
+        [
+            "# Do other programs apply our vector as we do?",
+            "",
+            f"Our edit is the vector of {setting['model']} at blocks.{setting['layer']}.hook_resid_post, at every "
+            "position; its norm is the dose times the median residual norm there. The other program gets the same "
+            "vector at the same block, a block early, a block late, or with its sign turned, and is always compared "
+            "with our edit at the right block.",
+            "",
+            *(f"- {line}" for line in held),
+            "",
+            f"KL is KL(ours || theirs) of the next token, a mean over positions; dlogp the absolute difference of "
+            f"log-probabilities over tokens with p >= {FLOOR:g}; dlogit that of logits over all tokens; greedy prefix "
+            "the tokens in common with our greedy continuation, over all texts. Unsteered is the yardstick: what lies "
+            "between the two programs without any vector. It holds if at every dose the KL at the right block is at "
+            f"most {WITHIN:g} times that (or {ROUNDING:g}, rounding), and the KL of each misplaced vector at least "
+            f"{APART:g} times that at the right block and larger in every text: at every dose, or at one dose or more "
+            "where the other program's arithmetic is quantised.",
+            "",
+            *(table(name, outcome, doses) for name, outcome in outcomes.items()),
+        ]
+    )
+
+
+def _row(case: Case, outcome: Outcome) -> list[str]:
+    found = outcome.differences[case.name]
+    prefix = outcome.prefixes.get(case.name, ())
+    return [
+        f"{case.dose:g}" if case.dose else "0",
+        case.placement if case.dose else "unsteered",
+        f"{found.kl:.2e}",
+        f"{found.kl_max:.2e}",
+        f"{found.logprob_mean:.2e}",
+        f"{found.logprob_max:.2e}",
+        f"{found.logit_max:.2e}",
+        f"{found.top1:.1%}",
+        f"{sum(n for n, _ in prefix)} of {sum(n for _, n in prefix)}" if prefix else "",
+    ]
+
+
+def _verdict(outcome: Outcome) -> str:
+    parts = []
+    for dose, verdict in outcome.verdicts.items():
+        hidden = [name for name, apart in verdict.apart.items() if not apart]
+        parts.append(
+            f"dose {dose:g}: the right block is {'within' if verdict.within else 'BEYOND'} the yardstick, "
+            + (f"not told apart: {', '.join(hidden)}" if hidden else "every misplacement told apart")
+        )
+    return f"{_state(outcome)}. {'; '.join(parts)}."
+
+
+def _state(outcome: Outcome | str) -> str:
+    if isinstance(outcome, str):
+        return f"not run ({outcome})"
+    return "holds" if outcome.holds else "DOES NOT HOLD"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
