@@ -29,7 +29,7 @@ from hooks.errors import InputError, RunError, UnlatchError
 from hooks.files import write_json, write_text
 from hooks.gguf import as_folder, bundled_gguf
 from hooks.rows import Row
-from interop.cases import DOSES, PLACEMENTS, TEXTS, Case, cases, check
+from interop.cases import DOSES, PLACEMENTS, TEXTS, cases, check
 from interop.ours import continuations, logits
 from interop.peers import PEERS, Models, Ours, Outcome, ask
 from interop.table import page, table
@@ -44,9 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run what is asked for and is not in the folder yet."""
     parser = argparse.ArgumentParser(prog="python -m interop", description=str(__doc__).partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of {', '.join(PEERS)}")
-    parser.add_argument("--model", type=Path, default=None, help="a .gguf file; the bundled model if not given")
-    parser.add_argument("--vector", type=Path, default=None, help="a .safetensors steering vector; else one is made")
-    parser.add_argument("--layer", type=int, default=None, help="where it is added; its recommended one, or the middle")
+    parser.add_argument(
+        "--model", type=Path, default=None, help="a .gguf file; the bundled model if not given"
+    )
+    parser.add_argument(
+        "--vector", type=Path, default=None, help="a .safetensors steering vector; else one is made"
+    )
+    parser.add_argument(
+        "--layer", type=int, default=None, help="where it is added; its recommended one, or the middle"
+    )
     parser.add_argument("--doses", type=float, nargs="+", default=DOSES)
     parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS, help="of the greedy continuations")
     parser.add_argument("--out", type=Path, default=Path(f"runs/interop-{time.strftime('%Y%m%d-%H%M%S')}"))
@@ -74,18 +80,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                 outcomes[name] = ask(name, ours, models, asked.doses, asked.new_tokens)
             except Absent as reason:
                 outcomes[name] = str(reason)
-            print(table(name, outcomes[name], asked.doses), flush=True)
+            print(table(name, outcomes[name], asked.doses), flush=True)  # noqa: T201
             _write(asked.out, setting, outcomes)
     ordered = {name: outcomes[name] for name in PEERS if name in outcomes}
-    print(f"Report: {write_text(asked.out / 'interop.md', page(setting, ordered, asked.doses))}")
+    print(f"Report: {write_text(asked.out / 'interop.md', page(setting, ordered, asked.doses))}")  # noqa: T201
     ran = [outcome for outcome in ordered.values() if isinstance(outcome, Outcome)]
     absent = len(ran) < len(ordered)
     return int(not ran or not all(outcome.holds for outcome in ran) or (asked.require and absent))
 
 
-def _vector(
-    lm: LanguageModel, file: Path | None, layer: int | None, out: Path
-) -> tuple[SteeringVector, int]:
+def _vector(lm: LanguageModel, file: Path | None, layer: int | None, out: Path) -> tuple[SteeringVector, int]:
     """The vector of a file, or one of verbosity at the middle layer; kept beside the results."""
     kept = out / "vector.safetensors"
     if file is not None:
@@ -156,8 +160,8 @@ def _found(out: Path, setting: Mapping[str, Any]) -> dict[str, Outcome]:
     for name, value in found["setting"].items():
         if value != setting.get(name):
             raise RunError(
-                f"{out} was made with {name} {value}, and this would be {setting.get(name)}: the results do not "
-                "belong together. Pass another --out."
+                f"{out} was made with {name} {value}, and this would be {setting.get(name)}: the results "
+                "do not belong together. Pass another --out."
             )
     return {name: Outcome.from_json(value) for name, value in found["programs"].items()}
 
@@ -172,5 +176,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except UnlatchError as error:
-        print(error, file=sys.stderr)
+        print(error, file=sys.stderr)  # noqa: T201
         sys.exit(2)

@@ -44,7 +44,7 @@ class Case:
         return f"{self.dose:g} {self.placement}".replace(" ", "-") if self.dose else "unsteered"
 
     def moved(self, vector: SteeringVector, layer: int) -> tuple[SteeringVector, int, float]:
-        """The vector of ``layer`` as one of the block where this case puts it; that block; the signed dose."""
+        """The vector of ``layer`` as one of the block where it is put; that block; the signed dose."""
         shift, sign = PLACEMENTS[self.placement]
         block = layer + shift
         moved = replace(
@@ -88,34 +88,37 @@ def check(vector: SteeringVector, layer: int | None, lm: LanguageModel) -> int:
     """
     vector.require(lm)
     if vector.kind != "resid_post":
-        raise InputError(f"The vector is of {vector.kind}; the programs here add to a block's output, resid_post.")
+        raise InputError(
+            f"The vector is of {vector.kind}; the programs here add to a block's output, resid_post."
+        )
     if layer is None:
         middle = vector.layers[len(vector.layers) // 2]
         layer = middle if vector.recommended is None else vector.recommended.layer
     if layer not in vector.vectors or not 2 <= layer <= lm.n_layers - 2:
         raise InputError(
-            f"Layer {layer}: the vector holds {vector.layers}, and both neighbours must be blocks that llama.cpp "
-            f"steers, so pass one from 2 to {lm.n_layers - 2}."
+            f"Layer {layer}: the vector holds {vector.layers}, and both neighbours must be blocks that "
+            f"llama.cpp steers, so pass one from 2 to {lm.n_layers - 2}."
         )
     return layer
 
 
 TEXTS = (
-    "The lighthouse keeper climbed the stairs every evening at dusk. He carried a lamp, a loaf of bread and a "
-    "book that he had read many times before. That night, however, the door at the top was already open, and",
+    "The lighthouse keeper climbed the stairs every evening at dusk. He carried a lamp, a loaf of bread and "
+    "a book that he had read many times before. That night, however, the door at the top was open, and",
     "To make a simple vegetable soup, first chop two onions, three carrots and a stick of celery. Melt some "
     "butter in a large pot over a low heat. Then add the vegetables and",
     "Photosynthesis is the process by which plants turn light into chemical energy. It takes place in the "
     "chloroplasts, where a green pigment called chlorophyll absorbs light. The reaction needs",
-    "def mean(values):\n    \"\"\"Return the arithmetic mean of a list of numbers.\"\"\"\n    total = 0\n    for "
+    'def mean(values):\n    """Return the arithmetic mean of a list of numbers."""\n    total = 0\n    for '
     "value in values:\n        total += value\n    return total / len(values)\n\n\ndef median(values):\n",
-    "Question: A train leaves the station at 9 o'clock and travels 60 kilometres an hour. A second train leaves "
-    "at 10 o'clock and travels 80 kilometres an hour. When does the second one catch up?\nAnswer: Let us think.",
-    "Dear Ms. Rivera,\n\nThank you for your letter of 12 March. We are sorry to hear that the washing machine "
-    "that you ordered arrived with a damaged door. We would like to",
-    "The Roman Republic began in 509 BC, when the last king was driven out of the city. It was governed by two "
-    "consuls, who were elected each year, and by the Senate. Over the following centuries",
-    "User: What is the difference between a virus and a bacterium?\nAssistant: Both can make you ill, but they "
-    "are very different. A bacterium is a living cell. A virus, on the other hand,",
+    "Question: A train leaves the station at 9 o'clock and travels 60 kilometres an hour. A second train "
+    "leaves at 10 o'clock and travels 80 kilometres an hour. When does the second one catch up?\n"
+    "Answer: Let us think.",
+    "Dear Ms. Rivera,\n\nThank you for your letter of 12 March. We are sorry to hear that the washing "
+    "machine that you ordered arrived with a damaged door. We would like to",
+    "The Roman Republic began in 509 BC, when the last king was driven out of the city. It was governed by "
+    "two consuls, who were elected each year, and by the Senate. Over the following centuries",
+    "User: What is the difference between a virus and a bacterium?\nAssistant: Both can make you ill, but "
+    "they are very different. A bacterium is a living cell. A virus, on the other hand,",
 )
 """What the programs read: plain text, so that no chat template stands between their tokenizers."""

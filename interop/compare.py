@@ -23,7 +23,7 @@ ROUNDING = 1e-9
 """Nats. Below this mean KL two programs differ by float32 rounding, whatever the yardstick."""
 
 WITHIN = 2.0
-"""The steered difference may be this many times the unsteered one: an edit changes which tokens are unsure."""
+"""The steered difference may be this many times the unsteered one: an edit changes what is unsure."""
 
 APART = 3.0
 """A misplaced vector is told apart where its KL is this many times that of the right one."""
@@ -123,7 +123,7 @@ class Verdict:
     """The vector at its own layer is no farther from ours than the unsteered programs are from each other."""
 
     apart: Mapping[str, bool]
-    """Whether each misplaced vector is farther than the right one, in every prompt and APART times over all."""
+    """Whether each misplaced vector is farther than the right one: in every prompt, and APART times over."""
 
 
 def judge(unsteered: Difference, right: Difference, misplaced: Mapping[str, Difference]) -> Verdict:

@@ -19,7 +19,9 @@ def logits(lm: LanguageModel, rows: Sequence[Row], edits: Sequence[Edit]) -> Flo
     found = []
     for row in rows:
         with inject(lm, edits):
-            found.append(lm.model(torch.tensor([row.tokens], device=lm.device)).logits[0].float().cpu().numpy())
+            found.append(
+                lm.model(torch.tensor([row.tokens], device=lm.device)).logits[0].float().cpu().numpy()
+            )
     return np.concatenate(found)
 
 

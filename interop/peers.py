@@ -151,7 +151,9 @@ class Outcome:
             "seconds": self.seconds,
             "differences": {k: v.as_json() for k, v in self.differences.items()},
             "prefixes": {k: [list(pair) for pair in v] for k, v in self.prefixes.items()},
-            "verdicts": {f"{k:g}": {"within": v.within, "apart": dict(v.apart)} for k, v in self.verdicts.items()},
+            "verdicts": {
+                f"{k:g}": {"within": v.within, "apart": dict(v.apart)} for k, v in self.verdicts.items()
+            },
             "holds": self.holds,
         }
 
@@ -172,7 +174,9 @@ def ask(name: str, ours: Ours, models: Models, doses: Sequence[float], new_token
         answer = _run(peer, folder, _request(peer, ours, models, asked, new_tokens), ours)
         lengths = [len(row) for row in ours.rows]
         differences = {
-            case.name: difference(ours.logits(case), np.load(folder / f"{case.name}.npy", mmap_mode="r"), lengths)
+            case.name: difference(
+                ours.logits(case), np.load(folder / f"{case.name}.npy", mmap_mode="r"), lengths
+            )
             for case in asked
         }
     theirs = answer.get("continued", {})
@@ -236,7 +240,7 @@ def _run(peer: Peer, folder: Path, request: Mapping[str, Any], ours: Ours) -> Ma
     )
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        print(done.stderr, file=sys.stderr)
+        print(done.stderr, file=sys.stderr)  # noqa: T201
         raise Absent(f"its job failed: {last[0][:300]}")
     answer: Mapping[str, Any] = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
     return answer

@@ -19,6 +19,22 @@ COLUMNS = (
     "greedy prefix",
 )
 
+MEANING = """\
+Our edit is a vector of {model} at blocks.{layer}.hook_resid_post, at every position; its norm is the dose
+times the median residual norm there. The other program gets the same vector at the same block, a block
+early, a block late, or with its sign turned, and is always compared with our edit at the right block.
+
+KL is KL(ours || theirs) of the next token, a mean over positions; dlogp the absolute difference of log-
+probabilities, over tokens with p >= {floor:g}; dlogit that of logits, over all tokens; greedy prefix the
+tokens in common with our greedy continuation, summed over the texts. Unsteered is the yardstick: what
+lies between the two programs without any vector.
+
+It holds if at every dose the KL at the right block is at most {within:g} times the unsteered one (or
+rounding, {rounding:g}), and that of every misplaced vector at least {apart:g} times the KL at the right
+block and larger in every text: at every dose, or at one dose or more where the other program's arithmetic
+is quantised.
+"""
+
 
 def table(name: str, outcome: Outcome | str, doses: Sequence[float]) -> str:
     """One program: its cases beside the unsteered one; or why it took no part."""
@@ -33,7 +49,8 @@ def table(name: str, outcome: Outcome | str, doses: Sequence[float]) -> str:
         [
             f"## {peer.title}",
             "",
-            f"{versions}; {first.positions} positions of {len(first.kl_of_prompts)} texts; {outcome.seconds:.0f} s.",
+            f"{versions}; {first.positions} positions of {len(first.kl_of_prompts)} texts; "
+            f"{outcome.seconds:.0f} s.",
             "",
             *lines,
             "",
@@ -45,29 +62,10 @@ def table(name: str, outcome: Outcome | str, doses: Sequence[float]) -> str:
 
 def page(setting: Mapping[str, Any], outcomes: Mapping[str, Outcome | str], doses: Sequence[float]) -> str:
     """All programs, and what the columns and the criterion mean."""
-    held = [f"{PEERS[name].title}: {_state(outcome)}" for name, outcome in outcomes.items()]
-    return "\n".join(
-        [
-            "# Do other programs apply our vector as we do?",
-            "",
-            f"Our edit is the vector of {setting['model']} at blocks.{setting['layer']}.hook_resid_post, at every "
-            "position; its norm is the dose times the median residual norm there. The other program gets the same "
-            "vector at the same block, a block early, a block late, or with its sign turned, and is always compared "
-            "with our edit at the right block.",
-            "",
-            *(f"- {line}" for line in held),
-            "",
-            f"KL is KL(ours || theirs) of the next token, a mean over positions; dlogp the absolute difference of "
-            f"log-probabilities over tokens with p >= {FLOOR:g}; dlogit that of logits over all tokens; greedy prefix "
-            "the tokens in common with our greedy continuation, over all texts. Unsteered is the yardstick: what lies "
-            "between the two programs without any vector. It holds if at every dose the KL at the right block is at "
-            f"most {WITHIN:g} times that (or {ROUNDING:g}, rounding), and the KL of each misplaced vector at least "
-            f"{APART:g} times that at the right block and larger in every text: at every dose, or at one dose or more "
-            "where the other program's arithmetic is quantised.",
-            "",
-            *(table(name, outcome, doses) for name, outcome in outcomes.items()),
-        ]
-    )
+    held = [f"- {PEERS[name].title}: {_state(outcome)}" for name, outcome in outcomes.items()]
+    tables = [table(name, outcome, doses) for name, outcome in outcomes.items()]
+    said = MEANING.format(floor=FLOOR, rounding=ROUNDING, within=WITHIN, apart=APART, **setting)
+    return "\n".join(["# Do other programs apply our vector as we do?", "", *held, "", said, *tables])
 
 
 def _row(case: Case, outcome: Outcome) -> list[str]:

@@ -24,7 +24,9 @@ def buffer_of(file):
         if word != "direction" or not dot or not number.isdigit() or int(number) == 0:
             raise ValueError(f"{file}: llama.cpp refuses the tensor {tensor.name}")
         if tensor.tensor_type != gguf.GGMLQuantizationType.F32 or len(tensor.shape) != 1:
-            raise ValueError(f"{file}: llama.cpp refuses {tensor.name}, which is not float32 of one dimension")
+            raise ValueError(
+                f"{file}: llama.cpp refuses {tensor.name}, which is not float32 of one dimension"
+            )
         width = width or int(tensor.shape[0])
         if int(tensor.shape[0]) != width:
             raise ValueError(f"{file}: llama.cpp refuses directions of several widths")
@@ -65,7 +67,9 @@ def main(folder):
     llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
 
-    model = llama_cpp.llama_model_load_from_file(asked["gguf"].encode(), llama_cpp.llama_model_default_params())
+    model = llama_cpp.llama_model_load_from_file(
+        asked["gguf"].encode(), llama_cpp.llama_model_default_params()
+    )
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = len(rows) * (longest + n_new)
     params.n_batch = params.n_ubatch = max(longest, len(rows))

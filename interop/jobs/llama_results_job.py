@@ -1,4 +1,4 @@
-"""llama.cpp's own program llama-results with its own ``--control-vector FILE``: its loader and its tokenizer."""
+"""llama.cpp's program llama-results with ``--control-vector FILE``: its own loader, and its tokenizer."""
 
 import json
 import subprocess
@@ -14,7 +14,19 @@ PROGRAM = Path(sys.prefix) / "bin" / "llama-results"
 
 def logits_of(asked, text, tokens, file, out):
     """The logits that the program finds on a text, which it must read as the same tokens."""
-    where = ["-m", asked["gguf"], "-p", text, "-o", out, "-t", str(asked["threads"]), "-c", "512", "--no-warmup"]
+    where = [
+        "-m",
+        asked["gguf"],
+        "-p",
+        text,
+        "-o",
+        out,
+        "-t",
+        str(asked["threads"]),
+        "-c",
+        "512",
+        "--no-warmup",
+    ]
     exact = ["-fa", "off", "-ctk", "f32", "-ctv", "f32"] if asked["float32"] else []
     vector = [] if file is None else ["--control-vector", file]
     done = subprocess.run([PROGRAM, *where, *exact, *vector], capture_output=True, text=True, check=False)

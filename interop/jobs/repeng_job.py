@@ -1,4 +1,4 @@
-"""repeng: reads our file with its own ``ControlVector.import_gguf``, and applies it with its ``ControlModel``."""
+"""repeng: our file read by its own ``ControlVector.import_gguf``, and applied by its ``ControlModel``."""
 
 import json
 import sys

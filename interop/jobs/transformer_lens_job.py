@@ -1,4 +1,4 @@
-"""TransformerLens: our numbers added at ``blocks.N.hook_resid_post`` of its own model, weights as they are."""
+"""TransformerLens: our numbers added at ``blocks.N.hook_resid_post`` of its model, weights as they are."""
 
 import json
 import sys

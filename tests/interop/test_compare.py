@@ -1,15 +1,22 @@
 """The arithmetic of the proof: what lies between two programs' logits, and what the criterion lets pass."""
 
+from copy import deepcopy
 from dataclasses import replace
 from math import log
 
 import numpy as np
 import pytest
+import torch
+from gguf import GGUFReader
+from transformers import AutoModelForCausalLM
 
-from hooks.inject import inject
-from interop.cases import PLACEMENTS, Case, check
+from hooks import LanguageModel, adopt, inject
+from hooks.errors import InputError, VectorError
+from interop.cases import PLACEMENTS, Case, cases, check
 from interop.compare import ROUNDING, Difference, Verdict, common_prefix, difference, holds, judge
 from interop.ours import continuations, logits
+from interp.contrast import contrast
+from interp.pairs import Pair
 
 LENGTHS = [2, 1]
 
@@ -115,19 +122,54 @@ def test_a_program_that_was_never_shown_a_misplaced_vector_proves_nothing():
     assert not holds({}, exact=True)
 
 
-# --- planted: a model here stands in for the other program, through the file that the program reads
+# --- planted: our own model stands in for the other program, steered by the file that the program reads
 
 
-@pytest.fixture
-def planted(deep, deep_vector, rows, tmp_path):
-    """By case: how far the model is from our edit when it is steered by the case's exported file."""
-    from interop.cases import cases
-    from interp.control_vectors import control_vector_edits
+@pytest.fixture(scope="module")
+def deep(llama) -> LanguageModel:
+    """A tiny Llama of four blocks, so that block 2 has a neighbour on either side that can be steered."""
+    config = deepcopy(llama.model.config)
+    config.num_hidden_layers = 4
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                weight.normal_(std=0.3)
+    return adopt(model, llama.tokenizer, name="deep")
+
+
+@pytest.fixture(scope="module")
+def deep_vector(deep):
+    pairs = [Pair(f"{n}", f"yes {n} {n}", f"no {n}") for n in range(4)]
+    return contrast(deep, pairs, layers=[2], n_null=2)
+
+
+def steered_by(file, model, rows) -> np.ndarray:
+    """Logits of the bare model, each direction of a file added to the output of the block of its number."""
+    handles = []
+    for tensor in GGUFReader(file).tensors if file else ():
+        block = model.model.layers[int(tensor.name.removeprefix("direction."))]
+        direction = torch.from_numpy(np.array(tensor.data))
+        handles.append(block.register_forward_hook(lambda _m, _i, out, d=direction: out + d))
+    with torch.no_grad():
+        found = [model(torch.tensor([row.tokens])).logits[0].numpy() for row in rows]
+    for handle in handles:
+        handle.remove()
+    return np.concatenate(found)
+
+
+@pytest.fixture(scope="module")
+def planted(deep, deep_vector, rows, tmp_path_factory):
+    """By case: how far the bare model, steered by the case's exported file, is from our edit."""
+    folder = tmp_path_factory.mktemp("files")
 
     def found(case: Case) -> Difference:
-        ours = logits(deep, rows, [replace(case, placement="right").edit(deep_vector, 2)] if case.dose else [])
-        theirs = control_vector_edits(case.export(deep_vector, 2, tmp_path), deep) if case.dose else []
-        return difference(ours, logits(deep, rows, theirs), [len(row.tokens) for row in rows])
+        ours = logits(
+            deep, rows, [replace(case, placement="right").edit(deep_vector, 2)] if case.dose else []
+        )
+        file = case.export(deep_vector, 2, folder) if case.dose else None
+        return difference(ours, steered_by(file, deep.model, rows), [len(row.tokens) for row in rows])
 
     return {case: found(case) for case in cases([0.3], tuple(PLACEMENTS))}
 
@@ -150,11 +192,9 @@ def test_a_program_that_misplaces_the_right_file_fails(planted, placement):
 def test_our_logits_are_the_model_s_own_steered_at_every_position(deep, deep_vector, rows):
     edit = Case(0.3).edit(deep_vector, 2)
     found = logits(deep, rows, [edit])
-    with inject(deep, [edit]) as injection:
-        import torch
-
-        last = deep.model(torch.tensor([rows[-1].tokens])).logits[0].detach().numpy()
-    assert injection.receipt() is not None
+    with torch.no_grad(), inject(deep, [edit]) as injection:
+        last = deep.model(torch.tensor([rows[-1].tokens])).logits[0].numpy()
+    assert len(injection.receipt()) == len(rows[-1].tokens)
     np.testing.assert_array_equal(found[-len(last) :], last)
     assert len(found) == sum(len(row.tokens) for row in rows)
 
@@ -166,7 +206,12 @@ def test_our_continuations_are_greedy_under_the_edit(deep, deep_vector, rows):
     assert first == logits(deep, rows, [edit])[ends].argmax(axis=1).tolist()
 
 
-def test_a_layer_without_steerable_neighbours_is_refused(deep, deep_vector):
+def test_a_layer_that_the_programs_cannot_steer_beside_is_refused(deep, deep_vector, llama):
     assert check(deep_vector, None, deep) == 2
-    with pytest.raises(Exception, match="pass one from 2 to 2"):
-        check(deep_vector, 1, deep)
+    for layer in (1, 3):
+        with pytest.raises(InputError, match="pass one from 2 to 2"):
+            check(deep_vector, layer, deep)
+    with pytest.raises(InputError, match="resid_post"):
+        check(replace(deep_vector, kind="mlp_out"), 2, deep)
+    with pytest.raises(VectorError):
+        check(deep_vector, 2, llama)
