@@ -106,7 +106,7 @@ LLAMA_SOURCE := .venv-llama/source/vendor/llama.cpp
 	LIBRARIES=$$(dirname $$(find $(CURDIR)/.venv-llama/lib -name 'libllama-common.so' | head -1)) && \
 	$(CXX) -O1 -std=c++17 -I$(LLAMA_SOURCE)/common -I$(LLAMA_SOURCE)/include -I$(LLAMA_SOURCE)/ggml/include -I$(LLAMA_SOURCE)/vendor \
 		$(LLAMA_SOURCE)/tools/results/results.cpp -o .venv-llama/bin/llama-results \
-		-L$$LIBRARIES -Wl,-rpath,$$LIBRARIES -lllama-common -lllama -lggml -lggml-base && \
+		-L$$LIBRARIES -Wl,--disable-new-dtags,-rpath,$$LIBRARIES -lllama-common -lllama -lggml -lggml-base && \
 	touch $@; } || echo "Not built; the table will say so."
 
 # steering-vectors without its dependencies, as for the benchmarks, in a folder that only its own process sees.

@@ -33,7 +33,6 @@ from interop.cases import DOSES, PLACEMENTS, TEXTS, cases, check
 from interop.ours import continuations, logits
 from interop.peers import PEERS, Models, Ours, Outcome, ask
 from interop.table import page, table
-from interop.weights import as_float32
 from interp.contrast import contrast
 from interp.steering_vector import SteeringVector
 
@@ -74,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if missing := [name for name in wanted if name not in outcomes]:
             ours = _ours(lm, vector, layer, asked, Path(scratch))
             rope = lm.model.config.rope_parameters["rope_theta"]
-            models = Models(gguf, as_float32(gguf), as_folder(gguf), rope)
+            models = Models(gguf, as_folder(gguf), rope)
         for name in missing:
             try:
                 outcomes[name] = ask(name, ours, models, asked.doses, asked.new_tokens)

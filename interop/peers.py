@@ -17,6 +17,7 @@ import torch
 from benchmarks.peers import Absent
 from interop.cases import PLACEMENTS, Case, Placement, cases
 from interop.compare import Difference, Verdict, common_prefix, difference, holds, judge
+from interop.weights import as_float32
 
 ROOT = Path(__file__).parents[1]
 LLAMA, REPENG = (ROOT / name / "bin" / "python" for name in (".venv-llama", ".venv-repeng"))
@@ -34,9 +35,13 @@ class Peer:
     """Made by ``make interop``; without it the program takes no part."""
 
     exact: bool = True
-    """It computes in float32 with our weights, so that only rounding is between us."""
+    """It computes in float32 with our weights, so that only rounding is between us. Else it is also run on a
+    float32 copy of the weights, which shows within one program what its arithmetic does when steered."""
 
     placements: tuple[Placement, ...] = ("right", "a block late")
+    reads_gguf: bool = False
+    """Else it reads a folder of transformers."""
+
     continues: bool = False
     """It also decodes greedily."""
 
@@ -55,6 +60,7 @@ PEERS: Mapping[str, Peer] = {
         LLAMA,
         exact=False,
         placements=tuple(PLACEMENTS),
+        reads_gguf=True,
         continues=True,
     ),
     "llama.cpp-float32": Peer(
@@ -62,12 +68,14 @@ PEERS: Mapping[str, Peer] = {
         (LLAMA, *_script("llama_cpp")),
         LLAMA,
         placements=tuple(PLACEMENTS),
+        reads_gguf=True,
         continues=True,
     ),
     "llama-results": Peer(
         "llama.cpp's program: llama-results --control-vector FILE, float32",
         (LLAMA, *_script("llama_results")),
         LLAMA.with_name("llama-results"),
+        reads_gguf=True,
     ),
     "repeng": Peer("repeng, ControlVector.import_gguf(FILE)", (REPENG, *_script("repeng")), REPENG),
     "steering-vectors": Peer(
@@ -88,10 +96,17 @@ PEERS: Mapping[str, Peer] = {
 class Models:
     """One model in the forms that the programs read."""
 
-    gguf: Path
-    float32: Path
+    shipped: Path
+    """The GGUF file."""
+
     folder: Path
+    """As transformers reads it."""
+
     rope_theta: float
+
+    def gguf(self, *, exact: bool) -> Path:
+        """As llama.cpp reads it: the file, or its weights in float32."""
+        return as_float32(self.shipped) if exact else self.shipped
 
 
 @dataclass(frozen=True)
@@ -116,7 +131,7 @@ class Ours:
 
     def logits(self, case: Case) -> np.ndarray:
         """Ours, of what a case should be: its dose at the right block."""
-        return np.load(self.folder / f"{Case(case.dose).name}.npy", mmap_mode="r")
+        return _logits(self.folder, Case(case.dose))
 
 
 @dataclass(frozen=True)
@@ -127,6 +142,9 @@ class Outcome:
     seconds: float
     differences: Mapping[str, Difference]
     """By case, each from ours at the right block."""
+
+    itself: Mapping[str, Difference]
+    """By case at the right block: what lies between the program in float32 and as it is."""
 
     prefixes: Mapping[str, Sequence[tuple[int, int]]]
     """By case and prompt: tokens in common with our greedy continuation, of how many."""
@@ -140,6 +158,7 @@ class Outcome:
             versions=value["versions"],
             seconds=value["seconds"],
             differences={k: Difference.from_json(v) for k, v in value["differences"].items()},
+            itself={k: Difference.from_json(v) for k, v in value["itself"].items()},
             prefixes={k: [(a, b) for a, b in v] for k, v in value["prefixes"].items()},
             verdicts={float(k): Verdict(**v) for k, v in value["verdicts"].items()},
             holds=value["holds"],
@@ -150,6 +169,7 @@ class Outcome:
             "versions": dict(self.versions),
             "seconds": self.seconds,
             "differences": {k: v.as_json() for k, v in self.differences.items()},
+            "itself": {k: v.as_json() for k, v in self.itself.items()},
             "prefixes": {k: [list(pair) for pair in v] for k, v in self.prefixes.items()},
             "verdicts": {
                 f"{k:g}": {"within": v.within, "apart": dict(v.apart)} for k, v in self.verdicts.items()
@@ -167,18 +187,23 @@ def ask(name: str, ours: Ours, models: Models, doses: Sequence[float], new_token
     peer = PEERS[name]
     if not peer.needs.exists():
         raise Absent(f"{peer.needs.relative_to(ROOT)} was not made; `make interop` makes it")
-    asked = cases(doses, peer.placements)
+    asked, rights = cases(doses, peer.placements), cases(doses, ["right"])
+    lengths = [len(row) for row in ours.rows]
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=ours.folder) as scratch:
-        folder = Path(scratch)
-        answer = _run(peer, folder, _request(peer, ours, models, asked, new_tokens), ours)
-        lengths = [len(row) for row in ours.rows]
+        folder, inside = Path(scratch), Path(scratch, "float32")
+        answer = _run(peer, folder, ours, models, asked, exact=peer.exact, new_tokens=new_tokens)
         differences = {
-            case.name: difference(
-                ours.logits(case), np.load(folder / f"{case.name}.npy", mmap_mode="r"), lengths
-            )
-            for case in asked
+            case.name: difference(ours.logits(case), _logits(folder, case), lengths) for case in asked
         }
+        itself = {}
+        if not peer.exact:
+            inside.mkdir()
+            _run(peer, inside, ours, models, rights, exact=True, new_tokens=1)
+            itself = {
+                case.name: difference(_logits(inside, case), _logits(folder, case), lengths)
+                for case in rights
+            }
     theirs = answer.get("continued", {})
     prefixes = {
         case.name: [
@@ -190,7 +215,7 @@ def ask(name: str, ours: Ours, models: Models, doses: Sequence[float], new_token
     }
     verdicts = {
         dose: judge(
-            differences[Case().name],
+            differences[Case().name] if peer.exact else itself[Case(dose).name],
             differences[Case(dose).name],
             {p: differences[Case(dose, p).name] for p in peer.placements if p != "right"},
         )
@@ -200,16 +225,29 @@ def ask(name: str, ours: Ours, models: Models, doses: Sequence[float], new_token
         versions=answer["versions"],
         seconds=time.perf_counter() - began,
         differences=differences,
+        itself=itself,
         prefixes=prefixes,
         verdicts=verdicts,
         holds=holds(verdicts, exact=peer.exact),
     )
 
 
-def _request(
-    peer: Peer, ours: Ours, models: Models, asked: Sequence[Case], new_tokens: int
+def _logits(folder: Path, case: Case) -> np.ndarray:
+    return np.load(folder / f"{case.name}.npy", mmap_mode="r")
+
+
+def _run(
+    peer: Peer,
+    folder: Path,
+    ours: Ours,
+    models: Models,
+    asked: Sequence[Case],
+    *,
+    exact: bool,
+    new_tokens: int,
 ) -> Mapping[str, Any]:
-    return {
+    """Have a job fill ``folder``; its answer."""
+    request = {
         "texts": ours.texts,
         "rows": ours.rows,
         "cases": [
@@ -220,16 +258,12 @@ def _request(
             }
             for case in asked
         ],
-        "gguf": str(models.float32 if peer.exact else models.gguf),
-        "folder": str(models.folder),
-        "float32": peer.exact,
+        "model": str(models.gguf(exact=exact) if peer.reads_gguf else models.folder),
+        "float32": exact,
         "rope_theta": models.rope_theta,
         "new_tokens": new_tokens if peer.continues else 1,
         "threads": torch.get_num_threads(),
     }
-
-
-def _run(peer: Peer, folder: Path, request: Mapping[str, Any], ours: Ours) -> Mapping[str, Any]:
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
     np.savez(folder / "added.npz", **ours.added)
     environment = dict(os.environ)
@@ -239,7 +273,7 @@ def _run(peer: Peer, folder: Path, request: Mapping[str, Any], ours: Ours) -> Ma
         [*peer.command, folder], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        last = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
         print(done.stderr, file=sys.stderr)  # noqa: T201
         raise Absent(f"its job failed: {last[0][:300]}")
     answer: Mapping[str, Any] = json.loads((folder / "answer.json").read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from interop.cases import Case, cases
-from interop.compare import APART, FLOOR, ROUNDING, WITHIN
+from interop.compare import APART, FLOOR, ROUNDING, WITHIN, Difference
 from interop.peers import PEERS, Outcome
 
 COLUMNS = (
@@ -24,15 +24,18 @@ Our edit is a vector of {model} at blocks.{layer}.hook_resid_post, at every posi
 times the median residual norm there. The other program gets the same vector at the same block, a block
 early, a block late, or with its sign turned, and is always compared with our edit at the right block.
 
-KL is KL(ours || theirs) of the next token, a mean over positions; dlogp the absolute difference of log-
-probabilities, over tokens with p >= {floor:g}; dlogit that of logits, over all tokens; greedy prefix the
-tokens in common with our greedy continuation, summed over the texts. Unsteered is the yardstick: what
-lies between the two programs without any vector.
+KL is KL(ours || theirs) of the next token, a mean over positions; dlogp the absolute difference of
+log-probabilities, over tokens with p >= {floor:g}; dlogit that of logits, over all tokens; greedy prefix
+the tokens in common with our greedy continuation, summed over the texts.
 
-It holds if at every dose the KL at the right block is at most {within:g} times the unsteered one (or
-rounding, {rounding:g}), and that of every misplaced vector at least {apart:g} times the KL at the right
-block and larger in every text: at every dose, or at one dose or more where the other program's arithmetic
-is quantised.
+The yardstick is what lies between the two programs without any vector. Where the other program's arithmetic
+is quantised, an edit can amplify its noise, so there the yardstick is what lies between that program in
+float32 and as it is, at the same dose, with the same file: "itself in float32".
+
+It holds if at every dose the KL at the right block is at most {within:g} times the yardstick (or rounding,
+{rounding:g}), and that of every misplaced vector at least {apart:g} times the KL at the right block and
+larger in every text: at every dose, or at one dose or more where the arithmetic is quantised and may hide
+it.
 """
 
 
@@ -42,7 +45,7 @@ def table(name: str, outcome: Outcome | str, doses: Sequence[float]) -> str:
     if isinstance(outcome, str):
         return f"## {peer.title}\n\nNot run: {outcome}.\n"
     versions = ", ".join(f"{package} {number}" for package, number in outcome.versions.items())
-    rows = [_row(case, outcome) for case in cases(doses, peer.placements)]
+    rows = [row for case in cases(doses, peer.placements) for row in _rows(case, outcome)]
     lines = [_line(COLUMNS), _line(["---"] * len(COLUMNS)), *map(_line, rows)]
     first = outcome.differences[Case().name]
     return "\n".join(
@@ -68,20 +71,20 @@ def page(setting: Mapping[str, Any], outcomes: Mapping[str, Outcome | str], dose
     return "\n".join(["# Do other programs apply our vector as we do?", "", *held, "", said, *tables])
 
 
-def _row(case: Case, outcome: Outcome) -> list[str]:
-    found = outcome.differences[case.name]
-    prefix = outcome.prefixes.get(case.name, ())
-    return [
-        f"{case.dose:g}" if case.dose else "0",
-        case.placement if case.dose else "unsteered",
-        f"{found.kl:.2e}",
-        f"{found.kl_max:.2e}",
-        f"{found.logprob_mean:.2e}",
-        f"{found.logprob_max:.2e}",
-        f"{found.logit_max:.2e}",
-        f"{found.top1:.1%}",
-        f"{sum(n for n, _ in prefix)} of {sum(n for _, n in prefix)}" if prefix else "",
-    ]
+def _rows(case: Case, outcome: Outcome) -> list[list[str]]:
+    """A case; after one at the right block, what the program's own arithmetic makes of it."""
+    dose, prefix = f"{case.dose:g}", outcome.prefixes.get(case.name, ())
+    shared = f"{sum(n for n, _ in prefix)} of {sum(n for _, n in prefix)}" if prefix else ""
+    where = case.placement if case.dose else "unsteered"
+    rows = [[dose, where, *_numbers(outcome.differences[case.name]), shared]]
+    if case.name in outcome.itself:
+        rows.append([dose, f"{where}, itself in float32", *_numbers(outcome.itself[case.name]), ""])
+    return rows
+
+
+def _numbers(found: Difference) -> list[str]:
+    values = (found.kl, found.kl_max, found.logprob_mean, found.logprob_max, found.logit_max)
+    return [*(f"{value:.2e}" for value in values), f"{found.top1:.1%}"]
 
 
 def _verdict(outcome: Outcome) -> str:

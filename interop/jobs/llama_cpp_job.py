@@ -67,9 +67,9 @@ def main(folder):
     llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
 
-    model = llama_cpp.llama_model_load_from_file(
-        asked["gguf"].encode(), llama_cpp.llama_model_default_params()
-    )
+    loading = llama_cpp.llama_model_default_params()
+    loading.use_extra_bufts = False  # --no-repack: a virtual machine may name AMX tiles and not allow them
+    model = llama_cpp.llama_model_load_from_file(asked["model"].encode(), loading)
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = len(rows) * (longest + n_new)
     params.n_batch = params.n_ubatch = max(longest, len(rows))

@@ -14,22 +14,13 @@ PROGRAM = Path(sys.prefix) / "bin" / "llama-results"
 
 def logits_of(asked, text, tokens, file, out):
     """The logits that the program finds on a text, which it must read as the same tokens."""
-    where = [
-        "-m",
-        asked["gguf"],
-        "-p",
-        text,
-        "-o",
-        out,
-        "-t",
-        str(asked["threads"]),
-        "-c",
-        "512",
-        "--no-warmup",
-    ]
+    where = ["-m", asked["model"], "-p", text, "-o", out]
+    plain = ["-t", str(asked["threads"]), "-c", "512", "--no-repack"]
     exact = ["-fa", "off", "-ctk", "f32", "-ctv", "f32"] if asked["float32"] else []
     vector = [] if file is None else ["--control-vector", file]
-    done = subprocess.run([PROGRAM, *where, *exact, *vector], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [PROGRAM, *where, *plain, *exact, *vector], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise RuntimeError(done.stderr.strip()[-400:] or f"llama-results ended with {done.returncode}")
     found = {tensor.name: np.array(tensor.data) for tensor in gguf.GGUFReader(out).tensors}

@@ -16,7 +16,7 @@ def main(folder):
     asked = json.loads((folder / "request.json").read_text())
     torch.set_num_threads(asked["threads"])
     base = AutoModelForCausalLM.from_pretrained(
-        asked["folder"],
+        asked["model"],
         torch_dtype=torch.float32,
         rope_theta=asked["rope_theta"],  # which its transformers does not find in a config of ours
     ).eval()

@@ -17,7 +17,7 @@ def main(folder):
     asked = json.loads((folder / "request.json").read_text())
     added = np.load(folder / "added.npz")
     torch.set_num_threads(asked["threads"])
-    model = AutoModelForCausalLM.from_pretrained(asked["folder"], dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.float32).eval()
     for case in asked["cases"]:
         if case["file"] is None:
             steered = nullcontext()

@@ -24,7 +24,7 @@ def main(folder: Path) -> None:
     asked = json.loads((folder / "request.json").read_text())
     added = np.load(folder / "added.npz")
     torch.set_num_threads(asked["threads"])
-    model = hooked_transformer(load(asked["folder"], dtype=torch.float32, device="cpu"))
+    model = hooked_transformer(load(asked["model"], dtype=torch.float32, device="cpu"))
     for case in asked["cases"]:
         hooks = []
         if case["file"] is not None:

@@ -40,7 +40,7 @@ def stand_in(monkeypatch, tmp_path):
     def made(job: str = JOB) -> None:
         file = tmp_path / "job.py"
         file.write_text(job)
-        peer = replace(PEERS["llama.cpp"], command=(sys.executable, "-P", file), needs=file)
+        peer = replace(PEERS["llama.cpp"], command=(sys.executable, "-P", file), needs=file, reads_gguf=False)
         monkeypatch.setattr("interop.peers.PEERS", {**PEERS, "llama.cpp": peer})
 
     return made
@@ -61,7 +61,7 @@ def ours(tmp_path):
 
 def asked(ours) -> Outcome:
     nowhere = ours.folder / "none"
-    return ask("llama.cpp", ours, Models(nowhere, nowhere, nowhere, 1e4), DOSES, 3)
+    return ask("llama.cpp", ours, Models(nowhere, nowhere, 1e4), DOSES, 3)
 
 
 def test_a_program_that_says_the_same_holds(ours, stand_in):
@@ -73,6 +73,17 @@ def test_a_program_that_says_the_same_holds(ours, stand_in):
     assert outcome.verdicts == {0.3: Verdict(True, dict.fromkeys(list(PLACEMENTS)[1:], True))}
     assert outcome.prefixes["unsteered"] == [(2, 3), (1, 1)]
     assert sorted(p.name for p in ours.folder.iterdir() if p.is_dir()) == []  # its files are gone
+
+
+def test_noise_of_the_program_s_own_arithmetic_is_measured_within_it_and_allowed(ours, stand_in):
+    noise = "drawn += 0 if asked['float32'] else 0.05 * np.random.default_rng(1).standard_normal(drawn.shape)"
+    stand_in(JOB.replace("for case", f"{noise}\nfor case", 1))
+    outcome = asked(ours)
+    right = outcome.differences[Case(0.3).name]
+    assert right.kl > 1e-5
+    assert right.kl == pytest.approx(outcome.itself[Case(0.3).name].kl, rel=1e-3)
+    assert outcome.holds
+    assert table("llama.cpp", outcome, DOSES).count("itself in float32") == 2
 
 
 def test_a_program_that_ignores_the_vector_does_not_hold(ours, stand_in):
