@@ -23,7 +23,7 @@ ROUNDING = 1e-9
 """Nats. Below this mean KL two programs differ by float32 rounding, whatever the yardstick."""
 
 WITHIN = 2.0
-"""The steered difference may be this many times the yardstick: an edit changes which tokens are unsure."""
+"""The steered difference may be this many times the unsteered one: an edit changes what is unsure."""
 
 APART = 3.0
 """A misplaced vector is told apart where its KL is this many times that of the right one."""
@@ -120,22 +120,17 @@ class Verdict:
     """What one dose shows of one program."""
 
     within: bool
-    """The vector at its own layer is no farther from ours than the yardstick allows."""
+    """The vector at its own layer is no farther from ours than the unsteered programs are."""
 
     apart: Mapping[str, bool]
     """Whether each misplaced vector is farther than the right one: in every prompt, and APART times over."""
 
 
-def judge(yardstick: Difference, right: Difference, misplaced: Mapping[str, Difference]) -> Verdict:
-    """Hold the steered difference to a yardstick, and the misplaced ones to the steered.
-
-    Args:
-        yardstick: What lies between the programs without any vector; for quantised arithmetic, whose noise an
-            edit may amplify, what lies at this dose between the other program in float32 and as it is.
-    """
+def judge(unsteered: Difference, right: Difference, misplaced: Mapping[str, Difference]) -> Verdict:
+    """Hold the steered difference to the unsteered one, and the misplaced ones to the steered."""
     bound = max(right.kl, ROUNDING)
     return Verdict(
-        within=right.kl <= WITHIN * max(yardstick.kl, ROUNDING),
+        within=right.kl <= WITHIN * max(unsteered.kl, ROUNDING),
         apart={
             name: wrong.kl >= APART * bound
             and all(w > r for w, r in zip(wrong.kl_of_prompts, right.kl_of_prompts, strict=True))

@@ -35,8 +35,7 @@ class Peer:
     """Made by ``make interop``; without it the program takes no part."""
 
     exact: bool = True
-    """It computes in float32 with our weights, so that only rounding is between us. Else it is also run on a
-    float32 copy of the weights, which shows within one program what its arithmetic does when steered."""
+    """It computes in float32 with our weights, so that only rounding is between us."""
 
     placements: tuple[Placement, ...] = ("right", "a block late")
     reads_gguf: bool = False
@@ -143,9 +142,6 @@ class Outcome:
     differences: Mapping[str, Difference]
     """By case, each from ours at the right block."""
 
-    itself: Mapping[str, Difference]
-    """By case at the right block: what lies between the program in float32 and as it is."""
-
     prefixes: Mapping[str, Sequence[tuple[int, int]]]
     """By case and prompt: tokens in common with our greedy continuation, of how many."""
 
@@ -158,7 +154,6 @@ class Outcome:
             versions=value["versions"],
             seconds=value["seconds"],
             differences={k: Difference.from_json(v) for k, v in value["differences"].items()},
-            itself={k: Difference.from_json(v) for k, v in value["itself"].items()},
             prefixes={k: [(a, b) for a, b in v] for k, v in value["prefixes"].items()},
             verdicts={float(k): Verdict(**v) for k, v in value["verdicts"].items()},
             holds=value["holds"],
@@ -169,7 +164,6 @@ class Outcome:
             "versions": dict(self.versions),
             "seconds": self.seconds,
             "differences": {k: v.as_json() for k, v in self.differences.items()},
-            "itself": {k: v.as_json() for k, v in self.itself.items()},
             "prefixes": {k: [list(pair) for pair in v] for k, v in self.prefixes.items()},
             "verdicts": {
                 f"{k:g}": {"within": v.within, "apart": dict(v.apart)} for k, v in self.verdicts.items()
@@ -187,23 +181,14 @@ def ask(name: str, ours: Ours, models: Models, doses: Sequence[float], new_token
     peer = PEERS[name]
     if not peer.needs.exists():
         raise Absent(f"{peer.needs.relative_to(ROOT)} was not made; `make interop` makes it")
-    asked, rights = cases(doses, peer.placements), cases(doses, ["right"])
-    lengths = [len(row) for row in ours.rows]
+    asked, lengths = cases(doses, peer.placements), [len(row) for row in ours.rows]
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=ours.folder) as scratch:
-        folder, inside = Path(scratch), Path(scratch, "float32")
-        answer = _run(peer, folder, ours, models, asked, exact=peer.exact, new_tokens=new_tokens)
+        folder = Path(scratch)
+        answer = _run(peer, folder, ours, models, asked, new_tokens)
         differences = {
             case.name: difference(ours.logits(case), _logits(folder, case), lengths) for case in asked
         }
-        itself = {}
-        if not peer.exact:
-            inside.mkdir()
-            _run(peer, inside, ours, models, rights, exact=True, new_tokens=1)
-            itself = {
-                case.name: difference(_logits(inside, case), _logits(folder, case), lengths)
-                for case in rights
-            }
     theirs = answer.get("continued", {})
     prefixes = {
         case.name: [
@@ -215,7 +200,7 @@ def ask(name: str, ours: Ours, models: Models, doses: Sequence[float], new_token
     }
     verdicts = {
         dose: judge(
-            differences[Case().name] if peer.exact else itself[Case(dose).name],
+            differences[Case().name],
             differences[Case(dose).name],
             {p: differences[Case(dose, p).name] for p in peer.placements if p != "right"},
         )
@@ -225,7 +210,6 @@ def ask(name: str, ours: Ours, models: Models, doses: Sequence[float], new_token
         versions=answer["versions"],
         seconds=time.perf_counter() - began,
         differences=differences,
-        itself=itself,
         prefixes=prefixes,
         verdicts=verdicts,
         holds=holds(verdicts, exact=peer.exact),
@@ -237,14 +221,7 @@ def _logits(folder: Path, case: Case) -> np.ndarray:
 
 
 def _run(
-    peer: Peer,
-    folder: Path,
-    ours: Ours,
-    models: Models,
-    asked: Sequence[Case],
-    *,
-    exact: bool,
-    new_tokens: int,
+    peer: Peer, folder: Path, ours: Ours, models: Models, asked: Sequence[Case], new_tokens: int
 ) -> Mapping[str, Any]:
     """Have a job fill ``folder``; its answer."""
     request = {
@@ -258,8 +235,8 @@ def _run(
             }
             for case in asked
         ],
-        "model": str(models.gguf(exact=exact) if peer.reads_gguf else models.folder),
-        "float32": exact,
+        "model": str(models.gguf(exact=peer.exact) if peer.reads_gguf else models.folder),
+        "float32": peer.exact,
         "rope_theta": models.rope_theta,
         "new_tokens": new_tokens if peer.continues else 1,
         "threads": torch.get_num_threads(),

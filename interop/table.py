@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from interop.cases import Case, cases
-from interop.compare import APART, FLOOR, ROUNDING, WITHIN, Difference
+from interop.compare import APART, FLOOR, ROUNDING, WITHIN
 from interop.peers import PEERS, Outcome
 
 COLUMNS = (
@@ -28,14 +28,10 @@ KL is KL(ours || theirs) of the next token, a mean over positions; dlogp the abs
 log-probabilities, over tokens with p >= {floor:g}; dlogit that of logits, over all tokens; greedy prefix
 the tokens in common with our greedy continuation, summed over the texts.
 
-The yardstick is what lies between the two programs without any vector. Where the other program's arithmetic
-is quantised, an edit can amplify its noise, so there the yardstick is what lies between that program in
-float32 and as it is, at the same dose, with the same file: "itself in float32".
-
-It holds if at every dose the KL at the right block is at most {within:g} times the yardstick (or rounding,
-{rounding:g}), and that of every misplaced vector at least {apart:g} times the KL at the right block and
-larger in every text: at every dose, or at one dose or more where the arithmetic is quantised and may hide
-it.
+The yardstick is the unsteered line: what lies between the two programs without any vector. It holds if at
+every dose the KL at the right block is at most {within:g} times that (or rounding, {rounding:g}), and the
+KL of every misplaced vector at least {apart:g} times that at the right block and larger in every text: at
+every dose, or at one dose or more where the other program's arithmetic is quantised and may hide it.
 """
 
 
@@ -45,7 +41,7 @@ def table(name: str, outcome: Outcome | str, doses: Sequence[float]) -> str:
     if isinstance(outcome, str):
         return f"## {peer.title}\n\nNot run: {outcome}.\n"
     versions = ", ".join(f"{package} {number}" for package, number in outcome.versions.items())
-    rows = [row for case in cases(doses, peer.placements) for row in _rows(case, outcome)]
+    rows = [_row(case, outcome) for case in cases(doses, peer.placements)]
     lines = [_line(COLUMNS), _line(["---"] * len(COLUMNS)), *map(_line, rows)]
     first = outcome.differences[Case().name]
     return "\n".join(
@@ -71,20 +67,16 @@ def page(setting: Mapping[str, Any], outcomes: Mapping[str, Outcome | str], dose
     return "\n".join(["# Do other programs apply our vector as we do?", "", *held, "", said, *tables])
 
 
-def _rows(case: Case, outcome: Outcome) -> list[list[str]]:
-    """A case; after one at the right block, what the program's own arithmetic makes of it."""
-    dose, prefix = f"{case.dose:g}", outcome.prefixes.get(case.name, ())
-    shared = f"{sum(n for n, _ in prefix)} of {sum(n for _, n in prefix)}" if prefix else ""
-    where = case.placement if case.dose else "unsteered"
-    rows = [[dose, where, *_numbers(outcome.differences[case.name]), shared]]
-    if case.name in outcome.itself:
-        rows.append([dose, f"{where}, itself in float32", *_numbers(outcome.itself[case.name]), ""])
-    return rows
-
-
-def _numbers(found: Difference) -> list[str]:
-    values = (found.kl, found.kl_max, found.logprob_mean, found.logprob_max, found.logit_max)
-    return [*(f"{value:.2e}" for value in values), f"{found.top1:.1%}"]
+def _row(case: Case, outcome: Outcome) -> list[str]:
+    found, prefix = outcome.differences[case.name], outcome.prefixes.get(case.name, ())
+    sizes = (found.kl, found.kl_max, found.logprob_mean, found.logprob_max, found.logit_max)
+    return [
+        f"{case.dose:g}",
+        case.placement if case.dose else "unsteered",
+        *(f"{size:.2e}" for size in sizes),
+        f"{found.top1:.1%}",
+        f"{sum(n for n, _ in prefix)} of {sum(n for _, n in prefix)}" if prefix else "",
+    ]
 
 
 def _verdict(outcome: Outcome) -> str:

@@ -37,11 +37,16 @@ def buffer_of(file):
 
 
 def steer(context, file, n_layers):
-    """Apply a file's vector from now on; None removes any."""
+    """Apply a file's vector from now on; None removes any.
+
+    The buffer covers all blocks: a shorter one leaves what an earlier vector wrote to the blocks beyond it.
+    """
     if file is None:
         data, pointer, width = [], None, 0
     else:
-        data, width = buffer_of(file)
+        found, width = buffer_of(file)
+        data = np.zeros(width * (n_layers - 1), np.float32)
+        data[: len(found)] = found
         pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
     if llama_cpp.llama_set_adapter_cvec(context, pointer, len(data), width, 1, n_layers):
         raise RuntimeError(f"llama.cpp does not take {file}")

@@ -75,17 +75,6 @@ def test_a_program_that_says_the_same_holds(ours, stand_in):
     assert sorted(p.name for p in ours.folder.iterdir() if p.is_dir()) == []  # its files are gone
 
 
-def test_noise_of_the_program_s_own_arithmetic_is_measured_within_it_and_allowed(ours, stand_in):
-    noise = "drawn += 0 if asked['float32'] else 0.05 * np.random.default_rng(1).standard_normal(drawn.shape)"
-    stand_in(JOB.replace("for case", f"{noise}\nfor case", 1))
-    outcome = asked(ours)
-    right = outcome.differences[Case(0.3).name]
-    assert right.kl > 1e-5
-    assert right.kl == pytest.approx(outcome.itself[Case(0.3).name].kl, rel=1e-3)
-    assert outcome.holds
-    assert table("llama.cpp", outcome, DOSES).count("itself in float32") == 2
-
-
 def test_a_program_that_ignores_the_vector_does_not_hold(ours, stand_in):
     stand_in(JOB.replace('if case["file"]', "if False"))
     outcome = asked(ours)
