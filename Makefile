@@ -97,9 +97,9 @@ PEERS := steering-vectors==0.12.2 nnsight==0.8.1 greenlet==3.5.6 websocket-clien
 LLAMA := llama-cpp-python==0.3.36
 LLAMA_SOURCE := .venv-llama/source/vendor/llama.cpp
 .venv-llama/.made:
-	@echo "Building llama.cpp into .venv-llama (10 minutes on two free cores, once) ..."
+	@echo "Building llama.cpp into .venv-llama (10 minutes of processor time, once) ..."
 	@{ $(PYTHON) -m venv .venv-llama && mkdir -p .venv-llama/source && \
-	.venv-llama/bin/python -m pip download $(QUIET) --no-deps --no-binary :all: --dest .venv-llama $(LLAMA) && \
+	.venv-llama/bin/python -m pip download $(QUIET) --no-deps --no-binary llama-cpp-python --dest .venv-llama $(LLAMA) && \
 	tar -xzf .venv-llama/llama_cpp_python-*.tar.gz -C .venv-llama/source --strip-components 1 && \
 	CMAKE_ARGS="-DGGML_OPENMP=OFF -DLLAVA_BUILD=OFF" \
 		.venv-llama/bin/python -m pip install $(QUIET) ./.venv-llama/source $$(grep '^gguf==' constraints.txt) && \
