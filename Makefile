@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check static docs bench notebooks sae clean
+.PHONY: help setup demo test check static docs bench interop notebooks sae clean
 
 # The interpreter that makes .venv: python3.11 where it runs, else python3. Name another with
 # `make setup PYTHON=python3.12`; see all that pip does with `make setup QUIET=`.
@@ -41,6 +41,9 @@ docs: .venv/.ready ## Build the documentation into site/, links checked; open si
 bench: .venv/.bench .venv-repeng/.made ## Time unlatch beside other libraries; ARGS="sweep --quick" runs some of it
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+interop: .venv/.ready .venv-llama/.made .venv-repeng/.made .venv-steering/.made ## Have llama.cpp and other programs apply our vector, and compare
+	@$(BIN)/python -m interop $(ARGS)
+
 sae: .venv/.ready ## Train the bundled dictionary again, into runs/sae (an hour on two cores; it resumes)
 	@$(BIN)/unlatch sae-train --out runs/sae --layers 15 --weights float16 --vectors 1048576 --judged-tokens 10000 --activity-tokens 100000 \
 		--text own:128 word-problems:1200 python-docs
@@ -56,7 +59,7 @@ notebooks: .venv/.ready ## Render notebooks/*.py to .ipynb beside them, with out
 	done
 
 clean: ## Remove .venv, site/ and the tools' caches; runs/ stays
-	@rm -rf .venv .venv-repeng site .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+	@rm -rf .venv .venv-llama .venv-repeng .venv-steering site .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The environment, in layers. A stamp is touched once its installation has ended well, so that one
@@ -92,3 +95,25 @@ PEERS := steering-vectors==0.12.2 nnsight==0.8.1 greenlet==3.5.6 websocket-clien
 	@{ $(PYTHON) -m venv .venv-repeng && \
 	.venv-repeng/bin/python -m pip install $(QUIET) $$(grep '^torch==' constraints.txt) \
 		repeng==0.4.0 transformers==4.48.3 && touch $@; } || echo "Not installed; the tables will say so."
+
+# For `make interop`: llama.cpp, built from the source in its Python package, and with it its program that writes
+# logits down, llama-results, which reads control vectors as all its programs do.
+LLAMA := llama-cpp-python==0.3.36
+LLAMA_SOURCE := .venv-llama/source/vendor/llama.cpp
+.venv-llama/.made:
+	@echo "Building llama.cpp into .venv-llama (10 minutes of processor time, once) ..."
+	@{ $(PYTHON) -m venv .venv-llama && mkdir -p .venv-llama/source && \
+	.venv-llama/bin/python -m pip download $(QUIET) --no-deps --no-binary llama-cpp-python --dest .venv-llama $(LLAMA) && \
+	tar -xzf .venv-llama/llama_cpp_python-*.tar.gz -C .venv-llama/source --strip-components 1 && \
+	CMAKE_ARGS="-DGGML_OPENMP=OFF -DLLAVA_BUILD=OFF" \
+		.venv-llama/bin/python -m pip install $(QUIET) ./.venv-llama/source $$(grep '^gguf==' constraints.txt) && \
+	LIBRARIES=$$(dirname $$(find $(CURDIR)/.venv-llama/lib -name 'libllama-common.so' | head -1)) && \
+	$(CXX) -O1 -std=c++17 -I$(LLAMA_SOURCE)/common -I$(LLAMA_SOURCE)/include -I$(LLAMA_SOURCE)/ggml/include -I$(LLAMA_SOURCE)/vendor \
+		$(LLAMA_SOURCE)/tools/results/results.cpp -o .venv-llama/bin/llama-results \
+		-L$$LIBRARIES -Wl,--disable-new-dtags,-rpath,$$LIBRARIES -lllama-common -lllama -lggml -lggml-base && \
+	touch $@; } || echo "Not built; the table will say so."
+
+# steering-vectors without its dependencies, as for the benchmarks, in a folder that only its own process sees.
+.venv-steering/.made: .venv/.ready
+	@$(PIP) --no-deps --upgrade --target .venv-steering/lib $(filter steering-vectors==%,$(PEERS)) && touch $@ || \
+		echo "Not installed; the table will say so."

@@ -37,7 +37,7 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 def upward_import(layer: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
     """An import of a layer above, of the tests or of the notebooks."""
-    above = {*LAYERS[LAYERS.index(layer) + 1 :], "tests", "notebooks", "benchmarks"}
+    above = {*LAYERS[LAYERS.index(layer) + 1 :], "tests", "notebooks", "benchmarks", "interop"}
     return ((line, f"{layer} imports {name}") for line, name in imports(tree) if name in above)
 
 
