@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from analyses.configs import (
+    BUNDLED,
     ElicitConfig,
     LayersConfig,
     ModeConfig,
@@ -34,6 +35,7 @@ SUMMARY = """Find out what post-training added to a language model, and what was
   unlatch thinking      what does thinking before an answer change?
   unlatch vector        a steering vector for any model and concept, with its reliability
   unlatch steer         a prompt answered plain and steered, side by side
+  unlatch play          the same in a browser, as it comes, with a slider for every dose
   unlatch export        a steering vector for llama.cpp, repeng, vLLM and others
   unlatch import        a vector of theirs as a steering vector
   unlatch gguf-lint     what makes llama.cpp refuse or misplace a control vector, and its repair
@@ -208,6 +210,34 @@ def steer(
     from analyses.steer import show, steer
 
     show(steer(config, prompt, device=device), Console())
+
+
+def play(
+    model: Annotated[str, tyro.conf.Positional] = BUNDLED,
+    vector: tuple[str, ...] = (),
+    dictionary: tuple[str, ...] = (),
+    any_model: bool = False,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    device: str | None = None,
+) -> None:
+    """A page to play with: a prompt answered plain and steered, side by side, as it comes.
+
+    Vectors and latents at once, each with its layer and dose; KL, receipt, and the same as Python. It is
+    served to this machine alone.
+
+    Args:
+        model: Hub id, local folder, .gguf file, or the bundled smollm2-135m-instruct.
+        vector: Steering vectors' .safetensors files.
+        dictionary: Folders of sparse dictionaries; bundled is the bundled model's.
+        any_model: Allow vectors and dictionaries that were made for another model.
+        host: Address to serve on. Any but this machine's own lets others in, with no password.
+        port: Default: the first that is free from 7860 on.
+        device: Device of the model, e.g. cpu or cuda:0; default: a GPU where there is one.
+    """
+    from analyses.play.serve import serve
+
+    serve(model, vector, dictionary, any_model=any_model, host=host, port=port, device=device)
 
 
 def export(
@@ -409,6 +439,7 @@ COMMANDS: dict[str, Callable[..., Path | str | None]] = {
     "thinking": thinking,
     "vector": vector,
     "steer": steer,
+    "play": play,
     "export": export,
     "import": import_,
     "gguf-lint": gguf_lint,

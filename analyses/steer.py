@@ -30,7 +30,10 @@ class Steered:
 
 
 def steer(config: SteerConfig, prompt: str, *, device: str | None = None) -> Steered:
-    """Both answers, from one batch in which only the second row is edited."""
+    """Both answers, from one batch in which only the second row is edited.
+
+    Where they are sampled both draw the same random numbers, so that they differ by the edit alone.
+    """
     vector = SteeringVector.load(config.vector)
     positions = parse_positions(config.positions)
     edit = vector.at(config.layer, dose=config.dose, positions=positions, any_model=config.any_model)
@@ -48,6 +51,7 @@ def steer(config: SteerConfig, prompt: str, *, device: str | None = None) -> Ste
             top_p=config.top_p,
             seed=config.seed,
             think=config.think,
+            streams=[0, 0],
             on_tokens=stage.tokens,
         )
         stage.rows(2)

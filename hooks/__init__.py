@@ -11,5 +11,6 @@ from hooks.language_model import LanguageModel as LanguageModel
 from hooks.load import adopt as adopt
 from hooks.load import load as load
 from hooks.sites import Site as Site
+from hooks.stream import stream as stream
 from hooks.sweep import sweep as sweep
 from hooks.verify import verify as verify

@@ -122,6 +122,11 @@ class Decoder:
 
     def run(self) -> Iterator[Ended]:
         """Each row as it ends."""
+        for ended in self.steps():
+            yield from ended
+
+    def steps(self) -> Iterator[list[Ended]]:
+        """The rows that end with each step: of most steps, none."""
         while self._left:
             try:
                 self._enter()
@@ -134,7 +139,13 @@ class Decoder:
                 self._halve()
                 continue
             self._left -= {row.number for row in ended}
-            yield from ended
+            yield ended
+
+    def so_far(self) -> dict[int, tuple[int, ...]]:
+        """The tokens that each running row has made, by its number."""
+        rows = self._running
+        columns = zip(rows.number.tolist(), rows.made.tolist(), rows.count.tolist(), strict=True)
+        return {number: tuple(tokens[:n]) for number, tokens, n in columns}
 
     def _fitting(self, max_rows: int) -> int:
         """How many of up to ``max_rows`` rows the free memory holds."""

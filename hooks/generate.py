@@ -1,7 +1,7 @@
 """Decode many prompts together, edited or not, and say for each what came out and why it ended."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -70,6 +70,21 @@ class Generation(Sequence[Completion]):
         return [completion.text for completion in self.completions]
 
 
+@dataclass(frozen=True)
+class SoFar:
+    """A generation that is still being made."""
+
+    decoder: Decoder
+    done: Mapping[int, Completion]
+    n_rows: int
+
+    def tokens(self) -> list[tuple[int, ...]]:
+        """What each row has made; nothing where it has not begun, or had to begin again."""
+        running = self.decoder.so_far()
+        made = {number: completion.tokens for number, completion in self.done.items()}
+        return [made.get(n, running.get(n, ())) for n in range(self.n_rows)]
+
+
 @torch.no_grad()
 def generate(
     lm: LanguageModel,
@@ -83,6 +98,7 @@ def generate(
     system: str | None = None,
     think: bool | None = None,
     template: bool = True,
+    streams: Sequence[int] | None = None,
     logprobs: bool = False,
     max_rows: int = MAX_ROWS,
     on_tokens: Callable[[int], None] | None = None,
@@ -96,6 +112,8 @@ def generate(
     Args:
         edits: For every row, or one list of edits for each prompt.
         template: Pass False to continue the texts as they stand, without the chat template.
+        streams: The random stream that each prompt samples from; None takes its number. Prompts of one
+            stream draw the same numbers, so that what differs between them is not chance.
         max_rows: Most rows of one batch.
         on_tokens: Called with the number of tokens that each step added, for progress.
 
@@ -114,6 +132,7 @@ def generate(
         lm,
         rows,
         edits=edits,
+        streams=streams,
         max_new_tokens=max_new_tokens,
         sampling=Sampling(temperature, top_p, seed),
         logprobs=logprobs,
@@ -146,6 +165,42 @@ def generate_rows(
     Args:
         streams: The random stream that each row samples from; None takes the row's own number.
     """
+    steps = decoding(
+        lm,
+        rows,
+        edits=edits,
+        streams=streams,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        logprobs=logprobs,
+        max_rows=max_rows,
+        on_tokens=on_tokens,
+    )
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            generation: Generation = end.value
+            return generation
+
+
+@torch.no_grad()
+def decoding(
+    lm: LanguageModel,
+    rows: Sequence[Row],
+    *,
+    edits: Edits,
+    streams: Sequence[int] | None,
+    max_new_tokens: int,
+    sampling: Sampling | None,
+    logprobs: bool,
+    max_rows: int,
+    on_tokens: Callable[[int], None] | None,
+) -> Generator[SoFar, None, Generation]:
+    """:func:`generate_rows`, a step at a time: stops after each, and returns the generation at the end.
+
+    The edits stay open from the first step to the last, or until it is closed.
+    """
     sampling = sampling or Sampling()
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens={max_new_tokens}: ask for one token or more.")
@@ -168,16 +223,18 @@ def generate_rows(
             logprobs=logprobs,
             on_tokens=on_tokens,
         )
-        for row in decoder.run():
-            text = str(lm.tokenizer.decode(list(row.tokens), skip_special_tokens=True))
-            done[row.number] = Completion(
-                text,
-                row.tokens,
-                rows[row.number].prompt_length,
-                row.finish,
-                row.logprobs,
-                row.margins,
-                row.seconds,
-            )
+        for ended in decoder.steps():
+            for row in ended:
+                text = str(lm.tokenizer.decode(list(row.tokens), skip_special_tokens=True))
+                done[row.number] = Completion(
+                    text,
+                    row.tokens,
+                    rows[row.number].prompt_length,
+                    row.finish,
+                    row.logprobs,
+                    row.margins,
+                    row.seconds,
+                )
+            yield SoFar(decoder, done, len(rows))
     completions = tuple(done[number] for number in range(len(rows)))
     return Generation(completions, injection.receipt(), time.perf_counter() - start, decoder.halvings)

@@ -1,0 +1,1 @@
+"""A page to play with: a prompt answered plain and steered, side by side, as it comes."""
