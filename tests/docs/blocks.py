@@ -41,6 +41,7 @@ OTHER_PROGRAMS = {
     "git": "needs a repository to clone",
     "ray": "starts a cluster",
     "llama-cli": "is llama.cpp's",
+    "ssh": "needs another machine",
     "chromium": "is a browser",
 }
 """Commands of other programs in the pages, which no test runs, and why."""
