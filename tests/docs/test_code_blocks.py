@@ -16,12 +16,16 @@ NOT_INSTALLED = {"repeng", "steering_vectors"}
 
 
 @pytest.fixture
-def page(tmp_path: Path, llama: LanguageModel, hub: Hub, monkeypatch: pytest.MonkeyPatch):
+def login(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001  # which starts without one
+    monkeypatch.setenv("HF_TOKEN", WRITE)
+
+
+@pytest.fixture
+def page(tmp_path: Path, llama: LanguageModel, login: None):  # noqa: ARG001
     """A page whose substitutions may name a tiny model, and the bundled one as other libraries take it.
 
     Its hub is the one of :mod:`tests.stand_in_hub`, where the reader is logged in as ada.
     """
-    monkeypatch.setenv("HF_TOKEN", WRITE)
     given = {
         "tiny": llama,
         "bundled_bridge": lambda: bridge(loaded(BUNDLED)),
@@ -135,8 +139,7 @@ def test_blocks_share_a_page_and_not_another_librarys_names(page: Page):
 
 def test_what_a_page_pushes_is_on_the_stand_in_hub(page: Page, hub: Hub):
     text = (
-        "```python\nfrom saes import BUNDLED, push_to_hub\n"
-        'push_to_hub(BUNDLED, "ada/sae", sae_id="one")\n```'
+        '```python\nfrom saes import BUNDLED, push_to_hub\npush_to_hub(BUNDLED, "ada/sae", sae_id="one")\n```'
     )
     for block in written(page.folder, text):
         page.run(block)
