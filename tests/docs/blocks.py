@@ -11,7 +11,8 @@ A fence says what a reader need not see in its attributes, as ``{ .python data-r
     data-source                 text: stands in the source, each part between ... in one string
 
 Python blocks of a page run in order in one namespace, those of another library in their own; commands
-run in this process, all in one folder of the page. Without ``data-run``, a command of ``unlatch`` is
+run in this process, all in one folder of the page. The Hugging Face hub of a page is the stand-in of the
+tests, empty at first, with ada logged in. Without ``data-run``, a command of ``unlatch`` is
 parsed by the command line itself, with nothing behind it. ``python -m tests.docs.blocks`` counts.
 """
 
@@ -40,6 +41,7 @@ OTHER_PROGRAMS = {
     "git": "needs a repository to clone",
     "ray": "starts a cluster",
     "llama-cli": "is llama.cpp's",
+    "ssh": "needs another machine",
     "chromium": "is a browser",
 }
 """Commands of other programs in the pages, which no test runs, and why."""

@@ -9,22 +9,33 @@ from hooks.gguf import BUNDLED
 from interp.heads import bridge
 from tests.docs.blocks import OTHER_PROGRAMS, PAGES, ROOT, Block, blocks_of, count
 from tests.docs.runner import Page, loaded, one_model
+from tests.stand_in_hub import WRITE, Hub
 
 NOT_INSTALLED = {"repeng", "steering_vectors"}
 """Libraries of which pages speak and which `make setup` does not install; `make bench` does."""
 
 
 @pytest.fixture
-def page(tmp_path: Path, llama: LanguageModel):
-    """A page whose substitutions may name a tiny model, and the bundled one as other libraries take it."""
+def login(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001  # which starts without one
+    monkeypatch.setenv("HF_TOKEN", WRITE)
+
+
+@pytest.fixture
+def page(tmp_path: Path, llama: LanguageModel, login: None):  # noqa: ARG001
+    """A page whose substitutions may name a tiny model, and the bundled one as other libraries take it.
+
+    Its hub is the one of :mod:`tests.stand_in_hub`, where the reader is logged in as ada.
+    """
     given = {
         "tiny": llama,
         "bundled_bridge": lambda: bridge(loaded(BUNDLED)),
         "bundled_model": lambda **_: loaded(BUNDLED).model,
         "bundled_tokenizer": lambda: loaded(BUNDLED).tokenizer,
     }
+    folder = tmp_path / "page"
+    folder.mkdir()
     with one_model():
-        yield Page(tmp_path, given)
+        yield Page(folder, given)
 
 
 @pytest.mark.bundled
@@ -124,6 +135,15 @@ def test_blocks_share_a_page_and_not_another_librarys_names(page: Page):
     for block in written(page.folder, text):
         page.run(block)
     assert page.ran == 4
+
+
+def test_what_a_page_pushes_is_on_the_stand_in_hub(page: Page, hub: Hub):
+    text = (
+        '```python\nfrom saes import BUNDLED, push_to_hub\npush_to_hub(BUNDLED, "ada/sae", sae_id="one")\n```'
+    )
+    for block in written(page.folder, text):
+        page.run(block)
+    assert {"README.md", "one/cfg.json"} <= set(hub.repos["ada/sae"].files())
 
 
 def test_a_command_that_is_parsed_is_not_run(page: Page):

@@ -1,5 +1,6 @@
 """The site builds with warnings as errors, holds every module, and asks nothing of a network."""
 
+import ast
 import os
 import re
 import subprocess
@@ -79,10 +80,19 @@ def test_a_docstrings_role_became_a_link(site: Path):
     assert not re.findall(r":(?:func|class|meth|attr|mod|data):<", html)
 
 
+def defines(file: Path) -> bool:
+    """Whether a package's own file holds more than names of others."""
+    tree = ast.parse((ROOT / file).with_suffix(".py").read_text("utf-8"))
+    return any(isinstance(node, (ast.FunctionDef, ast.ClassDef)) for node in tree.body)
+
+
 def test_every_module_is_on_one_page_of_the_reference():
     folders = ("hooks", "saes", "interp")
     files = [file.relative_to(ROOT).with_suffix("") for f in folders for file in (ROOT / f).rglob("*.py")]
-    modules = sorted(".".join(file.parts) for file in files if file.name != "__init__")
+    packages = [file.parent for file in files if file.name == "__init__" and defines(file)]
+    modules = sorted(
+        ".".join(path.parts) for path in (*packages, *(f for f in files if f.name != "__init__"))
+    )
     pages = "\n".join(page.read_text("utf-8") for page in (ROOT / "docs" / "reference").glob("*.md"))
     assert sorted(re.findall(r"^::: (\S+)$", pages, re.MULTILINE)) == modules
 
