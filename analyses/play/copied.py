@@ -6,6 +6,7 @@ from analyses.play.session import STREAMS
 from analyses.play.sources import BUNDLED_NAME, Sources
 from analyses.play.state import LatentEdit, State, VectorEdit
 from hooks.errors import InputError
+from hooks.hub import reference
 
 
 def as_python(state: State, sources: Sources, model: str, device: str | None = None) -> str:
@@ -23,8 +24,9 @@ def as_python(state: State, sources: Sources, model: str, device: str | None = N
     if vectors:
         imports.append("from interp import SteeringVector")
     if others:
-        names = ["ClampLatents", "load_dictionary"]
-        imports.append(f"from saes import {', '.join(['BUNDLED', *names] if bundled else names)}")
+        readers = {_reader(sources.dictionary(name).path) for name in others}
+        names = sorted({"ClampLatents", *readers, *(["BUNDLED"] if bundled else [])})
+        imports.append(f"from saes import {', '.join(names)}")
     any_model = ", any_model=True" if sources.any_model else ""
     where = "" if device is None else f", device={device!r}"
     lines = [*imports, "", f"lm = load({model!r}{where})"]
@@ -35,7 +37,7 @@ def as_python(state: State, sources: Sources, model: str, device: str | None = N
     for name, variable in others.items():
         path = sources.dictionary(name).path
         folder = "BUNDLED" if path == BUNDLED_NAME else repr(path)
-        lines.append(f"{variable} = load_dictionary({folder}, lm{any_model})")
+        lines.append(f"{variable} = {_reader(path)}({folder}, lm{any_model})")
     lines.append("edits = [" + ("" if on else "]"))
     for edit in on:
         if isinstance(edit, VectorEdit):
@@ -68,6 +70,11 @@ def as_python(state: State, sources: Sources, model: str, device: str | None = N
         "print(made[1].text)",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _reader(dictionary: str) -> str:
+    """The function of ``saes`` that reads a dictionary by this name."""
+    return "load_dictionary" if reference(dictionary) is None else "from_pretrained"
 
 
 def _sampling(state: State) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from analyses.dictionaries.chosen import folder_of
 from analyses.play.state import MAX_DOSE, MAX_NAME, AnyEdit, LatentEdit, State, VectorEdit
 from hooks.edits import Edit
 from hooks.errors import InputError
@@ -14,7 +15,7 @@ from hooks.language_model import LanguageModel
 from hooks.positions import Positions
 from hooks.sites import Site
 from interp.steering_vector import SteeringVector
-from saes import BUNDLED, ClampLatents, Dictionary, load_dictionary
+from saes import ClampLatents, Dictionary, load_dictionary
 from saes.activity import LATENTS, Activity
 
 BUNDLED_NAME = "bundled"
@@ -147,8 +148,8 @@ def load_sources(
     """Read and check every file and folder.
 
     Args:
-        vectors: Steering vectors' files.
-        dictionaries: Folders as :func:`saes.load_dictionary` reads them, or ``bundled``.
+        vectors: Steering vectors' files; on the hub, ``hf://user/repo``.
+        dictionaries: Folders as :func:`saes.load_dictionary` reads them, ``bundled``, or ``hf://user/repo/folder``.
 
     Raises:
         InputError: for one that is not there, or a dictionary that does not say where it belongs.
@@ -161,7 +162,7 @@ def load_sources(
     }
     given_dictionaries = {}
     for path in dictionaries:
-        folder = BUNDLED if path == BUNDLED_NAME else Path(path)
+        folder = folder_of(path)
         dictionary = load_dictionary(folder, lm, any_model=any_model)
         if dictionary.origin.site is None:
             raise InputError(

@@ -26,11 +26,9 @@ def write(path: Path, addition: Addition, called: str) -> Sequence[str]:
         str(Site(layer, addition.kind)): vector.clone() for layer, vector in sorted(addition.vectors.items())
     }
     metadata = {
-        "about": f"{called}. Add each tensor to the residual stream of "
-        "{addition.model or 'the model'} at the "
-        "site it is named after (TransformerLens's names; blocks are counted from 0) to get the "
-        "dose that was "
-        "exported: the last prompt token and every later one was meant.",
+        "about": f"{called}. Add each tensor to the residual stream of {addition.model or 'the model'} at "
+        "the site it is named after (TransformerLens's names; blocks are counted from 0) to get the dose "
+        "that was exported: the last prompt token and every later one was meant.",
         "model": addition.model,
         "positions": str(generated),
         KEY: packed(addition),

@@ -1,5 +1,7 @@
 """unlatch push, and commands that take hf:// where they take a file."""
 
+import contextlib
+import io
 import re
 from pathlib import Path
 
@@ -10,6 +12,10 @@ from rich.console import Console
 from analyses import cli, steer
 from analyses.configs import SteerConfig, VectorConfig
 from analyses.dictionaries.chosen import chosen_dictionary, folder_of
+from analyses.play.copied import as_python
+from analyses.play.session import Session
+from analyses.play.sources import load_sources
+from analyses.play.state import LatentEdit, State
 from analyses.vector import run
 from hooks import load
 from hooks.errors import InputError
@@ -68,6 +74,14 @@ def test_push_takes_dictionaries_and_commands_take_them_back(hub: Hub, folder: P
     assert (folder_of("hf://ada/saes") / "cfg.json").is_file()
     push_to_hub(sae, "ada/other", sae_id="l1")
     assert torch.equal(chosen_dictionary("hf://ada/other", lm)[0].W_dec, sae.W_dec)
+    sources = load_sources(lm, [], ["hf://ada/saes/l1"])
+    (name,) = sources.names
+    state = State(prompt="12", edits=(LatentEdit(dictionary=name, latent=3, value=5.0),), max_new_tokens=4)
+    *_, view = Session(lm, sources).play(state)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(as_python(state, sources, str(folder)), {})
+    assert said.getvalue() == f"{view.plain.text}\n---\n{view.steered.text}\n"
 
 
 @pytest.mark.parametrize(

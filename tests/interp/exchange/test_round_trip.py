@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from hooks import Add, inject
 from hooks.errors import InputError, VectorError
@@ -59,6 +60,15 @@ def test_the_imported_edit_is_the_exported_one_to_the_bit(to, name, case_of, tmp
         torch.equal(found.parameters()[0], made.parameters()[0])
         for found, made in zip(edits_of(SteeringVector.load(again)), edits_of(imported), strict=True)
     )
+
+
+def test_a_plain_file_says_in_words_what_it_is(llama, tmp_path):
+    path = tmp_path / "v.safetensors"
+    export_vector(random_vector(llama), path, to="safetensors", layer=2, dose=0.25)
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata()["about"]
+    assert "brief minus long, dose 0.25 at blocks.2.hook_resid_post." in about
+    assert f"residual stream of {llama.name} at the site" in about
 
 
 @pytest.mark.parametrize("name", ["a contrast", "many layers", "the input of a block", "a negative dose"])
