@@ -120,11 +120,6 @@ class Decoder:
         self._clock = 0.0
         self._begin()
 
-    def run(self) -> Iterator[Ended]:
-        """Each row as it ends."""
-        for ended in self.steps():
-            yield from ended
-
     def steps(self) -> Iterator[list[Ended]]:
         """The rows that end with each step: of most steps, none."""
         while self._left:

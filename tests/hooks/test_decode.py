@@ -257,6 +257,6 @@ def test_a_model_that_keeps_more_than_keys_and_values_is_refused():
 def test_the_loop_ends_when_every_row_has(llama, rows):
     decoder = Decoder(llama, rows, max_new_tokens=5, sampling=Sampling(), max_rows=3)
     with torch.no_grad():
-        ended = list(decoder.run())
-        assert list(decoder.run()) == []
-    assert sorted(row.number for row in ended) == list(range(len(rows)))
+        ended = list(decoder.steps())
+        assert list(decoder.steps()) == []
+    assert sorted(row.number for step in ended for row in step) == list(range(len(rows)))

@@ -193,18 +193,18 @@ def scripted(llama, monkeypatch):
     def script(*rounds):
         waiting = list(rounds)
 
-        def run(self):
+        def steps(self):
             told = waiting.pop(0)
             calls.append([tuple(row.tokens) for row in self._rows])
             for number, (text, ends) in enumerate(told):
                 ids = tuple(llama.tokenizer(text, add_special_tokens=False).input_ids)
                 ids = (*ids, 2) if ends else ids
-                yield SimpleNamespace(
+                yield [SimpleNamespace(
                     number=number, tokens=ids[: self._budget], finish="stop" if ends else "length",
                     logprobs=None, margins=None, seconds=0.0,
-                )  # fmt: skip
+                )]  # fmt: skip
 
-        monkeypatch.setattr(Decoder, "run", run)
+        monkeypatch.setattr(Decoder, "steps", steps)
         return calls
 
     return script
