@@ -53,10 +53,10 @@ def test_the_bundled_model_is_swept_as_it_is_run(smollm2):
     vector = torch.randn(smollm2.d_model, generator=torch.Generator().manual_seed(0))
     prompts = ["How many legs do 3 cats have?", "Name a river.", "What is 7 times 8? Explain."]
     plans = {f"{i}": [Add(Site(i, "resid_post"), vector, scale=0.3 + i / 20)] for i in (3, 14, 27)}
-    made = sweep(smollm2, prompts, {"plain": [], **plans}, max_new_tokens=16)
+    made = sweep(smollm2, prompts, {"plain": [], **plans}, max_new_tokens=8)
     for name, edits in {"plain": [], **plans}.items():
         for number, prompt in enumerate(prompts):
-            alone = generate(smollm2, [prompt], edits=edits, max_new_tokens=16)
+            alone = generate(smollm2, [prompt], edits=edits, max_new_tokens=8)
             assert made[name][number].tokens == alone[0].tokens
     assert made["27"].texts != made["plain"].texts
 
