@@ -28,6 +28,7 @@ from benchmarks import (
     generation,
     passk,
     patching,
+    play,
     startup,
     sweep,
 )
@@ -46,6 +47,7 @@ BENCHMARKS: Mapping[str, Callable[..., Result]] = {
     "passk": passk.run,
     "curves": curves.run,
     "dictionary": dictionary.run,
+    "play": play.run,
     "cluster": cluster.run,
     "startup": startup.run,
 }
