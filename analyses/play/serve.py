@@ -10,6 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
+from analyses.play.model_thread import ModelThread
 from analyses.play.session import Session
 from analyses.play.sources import load_sources
 from analyses.progress import console
@@ -103,14 +104,15 @@ def serve(
             "there is no password and no encryption. Leave --host out to keep it to yourself.",
             style="bold red",
         )
-    lm = load(model, device=device)
-    sources = load_sources(lm, vectors, dictionaries, any_model=any_model)
+    thread = ModelThread()
+    lm = thread.call(load, model, device=device)
+    sources = thread.call(load_sources, lm, vectors, dictionaries, any_model=any_model)
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     from analyses.play import page  # imports gradio
 
-    app = page.Page(Session(lm, sources), device=device).app
+    app = page.Page(Session(lm, sources, thread), device=device).app
     app.queue(max_size=page.MAX_WAITING, api_open=False, default_concurrency_limit=1)
     named = ["127.0.0.1", "localhost", host] if loopback(host) else ["*"]
     try:

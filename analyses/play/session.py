@@ -6,13 +6,14 @@ model before its next token.
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from analyses.play.model_thread import ModelThread
 from analyses.play.sources import Direction, Sources
 from analyses.play.state import State
 from hooks.chat import prompt_row
@@ -102,9 +103,10 @@ class View:
 class Session:
     """A model, what can be added to it, and the lock that lets one answer be made at a time."""
 
-    def __init__(self, lm: LanguageModel, sources: Sources) -> None:
+    def __init__(self, lm: LanguageModel, sources: Sources, thread: ModelThread | None = None) -> None:
+        """Computes on ``thread``, which should be the one that loaded the model; None is whoever asks."""
         self.lm, self.sources = lm, sources
-        self._lock = threading.Lock()
+        self._thread, self._lock = thread, threading.Lock()
 
     def play(self, state: State) -> Iterator[View]:
         """Answer plain and steered, from one batch in which only the second row is edited.
@@ -113,19 +115,24 @@ class Session:
         """
         view = View("waiting")
         try:
-            row, edits = self._prepared(state)
+            row, edits = (
+                self._prepared(state) if self._thread is None else self._thread.call(self._prepared, state)
+            )
         except UnlatchError as error:
             yield View("refused", message=str(error))
             return
         while not self._lock.acquire(timeout=POLL_S):
             yield view
         try:
-            for view in self._answered(state, row, edits):
+            for view in self._computed(lambda: self._answered(state, row, edits)):
                 yield view
         except UnlatchError as error:
             yield replace(view, phase="refused", message=str(error))
         finally:
             self._lock.release()
+
+    def _computed(self, begin: Callable[[], Iterator[View]]) -> Iterator[View]:
+        return begin() if self._thread is None else self._thread.iterate(begin)
 
     @property
     def busy(self) -> bool:
