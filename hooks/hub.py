@@ -329,6 +329,49 @@ class Repo:
         return some(names)
 
 
+def located(
+    repo_id_or_folder: str | Path,
+    part: str | None,
+    pick: Callable[[Sequence[str], str | None, str], str],
+    access: Callable[[str], Repo],
+    *,
+    revision: str | None = None,
+    contents: Sequence[str] | None = None,
+) -> Path:
+    """One file or folder of a repository, downloaded, or of a folder that is here.
+
+    Args:
+        repo_id_or_folder: ``user/repo``, ``hf://user/repo[@revision][/part]``, or a folder that is here.
+        part: Its name, where the reference does not say it; None leaves it to ``pick``.
+        pick: From the names of all files, ``part``, and what to call the place, to the part's name.
+        access: From a repository's id to how it is reached; its revision is set here.
+        contents: The names of what is fetched of a folder; None where the part is a file.
+
+    Raises:
+        InputError, VectorError: as :meth:`Repo.fetch`; for a part that leaves the place; whatever ``pick``
+            raises.
+    """
+    if (found := reference(repo_id_or_folder)) is not None:
+        repo_id_or_folder = found.id
+        part, revision = found.path_in_repo or part, found.revision or revision
+    if part is not None:
+        within(part)
+    folder, where = Path(repo_id_or_folder), str(repo_id_or_folder)
+    if folder.is_dir():
+        names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+        return folder / pick(names, part, where)
+    picked: list[str] = []
+
+    def choose(names: Sequence[str]) -> list[str]:
+        picked.append(pick(names, part, where))
+        if contents is None:
+            return picked
+        wanted = {f"{picked[0]}/{file}".removeprefix("./") for file in contents}
+        return [name for name in names if name in wanted]
+
+    return replace(access(where), revision=revision).fetch(choose) / picked[0]
+
+
 _NOT_CACHED = (RevisionResolutionError, CachedRepoTreeNotFoundError)
 
 

@@ -129,7 +129,7 @@ def verify(
     """Check all that this toolkit relies on, on a model loaded with ``check=False`` or in use.
 
     A check in which the model raises, or is refused, fails with the error's first line. Takes some
-    hundred and forty passes over a few rows.
+    two hundred passes over a few rows.
 
     Args:
         prompts: Two or more of different lengths; rendered through the chat template where there is one.

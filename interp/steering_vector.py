@@ -22,7 +22,7 @@ from torch import Tensor
 from hooks.edits import Add
 from hooks.errors import InputError, VectorError
 from hooks.files import whole
-from hooks.hub import PICKLED, Repo, plain, reference, some, within
+from hooks.hub import PICKLED, Repo, located, plain, reference, some
 from hooks.language_model import LanguageModel
 from hooks.positions import Positions, generated
 from hooks.sites import Site, SiteKind
@@ -406,24 +406,14 @@ class SteeringVector:
                 cannot be reached; if there is no such file, or several to choose from, with their names.
             VectorError: as :meth:`load`.
         """
-        if (found := reference(repo_id_or_folder)) is not None:
-            repo_id_or_folder = found.id
-            filename, revision = found.path_in_repo or filename, found.revision or revision
-        if filename is not None:
-            within(filename)
-        folder, where = Path(repo_id_or_folder), str(repo_id_or_folder)
-        if folder.is_dir():
-            names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
-            return SteeringVector.load(folder / _the_vector(names, filename, where), lm, any_model=any_model)
-        repo = Repo(where, revision, token, endpoint, cache_dir, local_files_only)
-        chosen: list[str] = []
-
-        def choose(names: Sequence[str]) -> list[str]:
-            chosen.append(_the_vector(names, filename, where))
-            return chosen
-
-        folder = repo.fetch(choose)
-        return SteeringVector.load(folder / chosen[0], lm, any_model=any_model)
+        file = located(
+            repo_id_or_folder,
+            filename,
+            _the_vector,
+            lambda repo: Repo(repo, None, token, endpoint, cache_dir, local_files_only),
+            revision=revision,
+        )
+        return SteeringVector.load(file, lm, any_model=any_model)
 
     def facts(self) -> dict[str, Any]:
         """All but the vectors, as plain data; :func:`from_facts` takes them back."""

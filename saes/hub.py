@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hooks.errors import InputError
-from hooks.hub import CARD, PICKLED, Repo, plain, reference, some, within
+from hooks.hub import CARD, PICKLED, Repo, located, plain, some
 from hooks.language_model import LanguageModel
 from hooks.sites import Site
 from saes.activity import LATENTS
@@ -157,25 +157,14 @@ def fetched(
     endpoint: str | None = None,
 ) -> Path:
     """The folder of a dictionary, downloaded if it is on the hub; see :func:`from_pretrained`."""
-    if (found := reference(repo_id_or_folder)) is not None:
-        repo_id_or_folder = found.id
-        sae_id, revision = found.path_in_repo or sae_id, found.revision or revision
-    if sae_id is not None:
-        within(sae_id)
-    where = str(repo_id_or_folder)
-    folder = Path(where)
-    if folder.is_dir():
-        names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
-        return folder / _the_dictionary(names, sae_id, where)
-    chosen: list[str] = []
-
-    def choose(names: Sequence[str]) -> list[str]:
-        chosen.append(_the_dictionary(names, sae_id, where))
-        wanted = {f"{chosen[0]}/{file}".removeprefix("./") for file in FETCHED}
-        return [name for name in names if name in wanted]
-
-    repo = Repo(where, revision, token, endpoint, cache_dir, local_files_only)
-    return repo.fetch(choose) / chosen[0]
+    return located(
+        repo_id_or_folder,
+        sae_id,
+        _the_dictionary,
+        lambda repo: Repo(repo, None, token, endpoint, cache_dir, local_files_only),
+        revision=revision,
+        contents=FETCHED,
+    )
 
 
 def _the_dictionary(names: Sequence[str], sae_id: str | None, where: str) -> str:
